@@ -1,0 +1,13 @@
+package outbox
+
+import "errors"
+
+var (
+	// ErrAckBeyond refuses an acknowledgement of what was never handed out. Nothing has changed.
+	ErrAckBeyond = errors.New("acknowledged beyond what was sent")
+
+	// ErrNotPending refuses to reject what is not waiting: it was never appended, is acknowledged, or was coalesced away.
+	ErrNotPending = errors.New("not pending")
+
+	errNoBuckets = errors.New("the outbox was not initialised")
+)
