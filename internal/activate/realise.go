@@ -1,0 +1,114 @@
+package activate
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path"
+	"strings"
+)
+
+// Realise gets a closure into the store, from there if it is there, else from a substituter, and gives it a garbage collector
+// root of that name (see Root) in the same command: there is no moment in which it could be collected.
+//
+// Its error is a *Failure of reason not-found, cache-unreachable, no-trusted-signature, disk-full, bad-path, realise-killed or
+// realise-failed. A Retryable one may succeed later, with another attempt.
+func (r *Runner) Realise(ctx context.Context, id JobID, target, rootName string) error {
+	nixStore, err := r.program("nix-store")
+	if err != nil {
+		return err
+	}
+	root, err := rootPath(rootName)
+	if err != nil {
+		return err
+	}
+	result, err := r.run(ctx, id, "realise "+target, r.opt.Deadlines.Realise, nixStore, "--realise", target, "--add-root", root)
+	if err != nil {
+		return err
+	}
+	if !result.Succeeded() {
+		return realiseFailure(target, result)
+	}
+	if _, err := r.host.Resolve(target); err != nil {
+		return &Failure{Reason: ReasonRealiseFailed, ExitCode: result.ExitCode, Tail: result.Tail, Retryable: true,
+			Detail: fmt.Sprintf("%s is not in the store although nix-store has realised it", target),
+			Hint:   "it may have been collected since, or the store may be damaged: nix-store --verify"}
+	}
+	if link, err := os.Readlink(r.host.Path(root)); err != nil || path.Clean(link) != target {
+		return r.Root(rootName, target)
+	}
+	return nil
+}
+
+// Texts of nix-store and of the libraries below it, over its versions.
+var (
+	untrustedTexts = []string{
+		"is not signed by any of the keys",   // 2.3 to 2.26, with "substitute" or "ignoring substitute"
+		"lacks a valid signature",            // 2.3, 2.8
+		"lacks a signature by a trusted key", // 2.10 and later
+		"does not have a valid signature",    // from a daemon
+		"no signature by a trusted key",      // from a daemon
+	}
+	unreachableTexts = []string{
+		"unable to download", "disabling binary cache",
+		"Couldn't connect to server", "Could not connect to server",
+		"Couldn't resolve host", "Could not resolve host",
+		"Timeout was reached", "Operation timed out", "Connection timed out",
+		"Connection refused", "Connection reset by peer", "No route to host", "Network is unreachable",
+		"SSL peer certificate", "SSL connect error", "SSL certificate problem",
+		"cannot open connection to remote store", "failed to start SSH connection",
+		"AWS error",
+		"unexpected end-of-file",
+	}
+	daemonAwayTexts = []string{"cannot connect to socket at", "cannot connect to daemon at", "cannot open connection to daemon"}
+	notFoundTexts   = []string{
+		"don't know how to build these paths", // before 2.19
+		"no substituter that can build it",    // 2.19 and later
+		"does not exist and cannot be created",
+		"cannot build missing derivation",
+		"' is not valid", // a path that the database does not have
+	}
+	badPathTexts = []string{"too short to be a valid store path", "is not in the Nix store", "is not a valid store path", "contains illegal character"}
+	killedTexts  = []string{"error: interrupted by the user"}
+)
+
+// realiseFailure tells from how nix-store ended, and from its words, why a closure was not realised. A cache that is down and
+// a path that nobody has end alike; the warnings before the end tell them apart.
+func realiseFailure(target string, result Result) *Failure {
+	f := &Failure{ExitCode: result.exitCode(), Tail: result.Tail}
+	say := result.Tail
+	switch {
+	case diskFull(say):
+		f.Reason, f.Detail = ReasonDiskFull, "there is no room for "+target
+		f.Hint = "make room: nix-collect-garbage --delete-older-than 30d"
+	case result.Kind != KindExited || contains(say, killedTexts):
+		f.Reason, f.Detail = ReasonRealiseKilled, "nix-store "+result.words()+" while it realised "+target
+		f.Hint = "see the journal for who ended it, such as the kernel for want of memory; then activate it again"
+	case contains(say, badPathTexts):
+		f.Reason, f.Detail = ReasonBadPath, "Nix does not take "+target+" for a store path"
+	case contains(say, untrustedTexts):
+		f.Reason, f.Detail = ReasonUntrusted, "no substituter has "+target+", or something it needs, with a signature by a trusted key"
+		f.Hint = "add the key of the cache to nix.settings.trusted-public-keys, or sign the closure: nix store sign"
+	case contains(say, daemonAwayTexts):
+		f.Reason, f.Detail, f.Retryable = ReasonRealiseFailed, "the Nix daemon does not answer", true
+		f.Hint = "see systemctl status nix-daemon.socket nix-daemon.service"
+	case contains(say, unreachableTexts):
+		f.Reason, f.Detail, f.Retryable = ReasonUnreachable, "a substituter that may have "+target+" does not answer", true
+		f.Hint = "see whether this host reaches its caches, and may read from them; it is tried again by itself"
+	case contains(say, notFoundTexts), contains(say, []string{"getting status of " + target, "getting status of '" + target}):
+		f.Reason, f.Detail = ReasonNotFound, "neither the store nor a substituter has "+target+", or something it needs"
+		f.Hint = "copy it to this host or to a cache that this host uses: nix copy"
+	default:
+		f.Reason, f.Detail = ReasonRealiseFailed, "nix-store "+result.words()+" while it realised "+target
+	}
+	return f
+}
+
+func contains(text string, any []string) bool {
+	for _, part := range any {
+		if strings.Contains(text, part) {
+			return true
+		}
+	}
+	return false
+}
