@@ -1,0 +1,119 @@
+package localapi
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"time"
+)
+
+const (
+	// socketMode lets root and one group connect.
+	socketMode fs.FileMode = 0o660
+	// socketDirMode lets the group reach the socket; everything else in the directory has modes of its own.
+	socketDirMode fs.FileMode = 0o755
+	// answerPatience is how long a socket that is found in place is asked whether somebody is behind it.
+	answerPatience = time.Second
+)
+
+// Occupied says that something else is at the path of the socket. It was left as it is.
+type Occupied struct {
+	Path string
+	By   string
+	Hint string
+}
+
+func (e *Occupied) Error() string { return fmt.Sprintf("listen on %s: %s is there", e.Path, e.By) }
+
+// Hints says what to do about it.
+func (e *Occupied) Hints() string { return e.Hint }
+
+// Listen makes the socket, open to root and, unless it is empty, to the members of group. A socket that a dead agent left is
+// replaced; anything else at the path is an *Occupied error. The socket never exists under its name with another mode.
+func Listen(path, group string) (*Server, error) {
+	if err := os.MkdirAll(filepath.Dir(path), socketDirMode); err != nil {
+		return nil, fmt.Errorf("make directory of the local socket: %w", err)
+	}
+	if err := mayReplace(path); err != nil {
+		return nil, err
+	}
+	gid, err := groupID(group)
+	if err != nil {
+		return nil, err
+	}
+	temporary := path + ".new"
+	if err := os.Remove(temporary); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("listen on %s: %w", path, err)
+	}
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: temporary, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", path, err)
+	}
+	listener.SetUnlinkOnClose(false)
+	if err := place(temporary, path, gid); err != nil {
+		return nil, errors.Join(fmt.Errorf("listen on %s: %w", path, err), listener.Close())
+	}
+	return &Server{listener: listener, path: path}, nil
+}
+
+func place(temporary, path string, gid int) error {
+	if gid >= 0 {
+		if err := os.Chown(temporary, -1, gid); err != nil {
+			return err
+		}
+	}
+	if err := os.Chmod(temporary, socketMode); err != nil {
+		return err
+	}
+	return os.Rename(temporary, path)
+}
+
+func mayReplace(path string) error {
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("listen on %s: %w", path, err)
+	case info.Mode().Type() != fs.ModeSocket:
+		return &Occupied{Path: path, By: kindOf(info.Mode()), Hint: "move it away, or set another socketPath"}
+	}
+	conn, err := net.DialTimeout("unix", path, answerPatience)
+	if err != nil {
+		return nil // nobody listens
+	}
+	return errors.Join(&Occupied{Path: path, By: "a socket that somebody answers on", Hint: "another agent runs; stop it, or set another socketPath"}, conn.Close())
+}
+
+func kindOf(mode fs.FileMode) string {
+	switch mode.Type() {
+	case 0:
+		return "a file"
+	case fs.ModeDir:
+		return "a directory"
+	case fs.ModeSymlink:
+		return "a symbolic link"
+	default:
+		return "something that is no socket"
+	}
+}
+
+// groupID looks a group up by name or number; -1 for none.
+func groupID(group string) (int, error) {
+	if group == "" {
+		return -1, nil
+	}
+	if n, err := strconv.Atoi(group); err == nil && n >= 0 {
+		return n, nil
+	}
+	found, err := user.LookupGroup(group)
+	if err != nil {
+		return 0, fmt.Errorf("look up socketGroup: %w", err)
+	}
+	return strconv.Atoi(found.Gid)
+}
