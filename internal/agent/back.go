@@ -1,0 +1,220 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/nixfleet/nixfleet-agent/internal/activate"
+	"github.com/nixfleet/nixfleet-agent/internal/fsm"
+	"github.com/nixfleet/nixfleet-agent/internal/system"
+)
+
+// back takes the host back to what it was, leg by leg. Each leg is compare-and-set: it is reverted only while it still reads
+// the target; what another hand has changed is left and said. A leg that fails ends the work for this start of the agent;
+// the next start resumes it.
+func (w *worker) back() error {
+	for w.rec.Work != nil && w.rec.Work.Phase != fsm.PhaseStaged {
+		w.log.Info("phase", slog.String("phase", string(w.rec.Work.Phase)))
+		err := w.leg(w.rec.Work.Phase)
+		var failure *activate.Failure
+		switch {
+		case err == nil:
+		case w.ctx.Err() != nil:
+			return w.left()
+		case errors.As(err, &failure):
+			return w.rollbackFailed(failure)
+		default:
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *worker) leg(p fsm.Phase) error {
+	facts, err := w.loop.host.Facts(w.ctx)
+	if err != nil {
+		return err
+	}
+	switch p {
+	case fsm.PhaseUndoProfile:
+		return w.undoProfile(facts)
+	case fsm.PhaseUndoBoot:
+		return w.undoBoot(facts)
+	case fsm.PhaseUndoRunning:
+		return w.undoRunning(facts)
+	default:
+		return fmt.Errorf("do phase %q: not a phase of the way back", p)
+	}
+}
+
+func (w *worker) undoProfile(facts system.Facts) error {
+	prior := w.rec.Prior.Profile
+	switch {
+	case facts.Profile == prior || prior == "":
+		return w.enter(fsm.PhaseUndoBoot)
+	case facts.Profile != w.rec.TargetClosure:
+		return w.leave("profile", facts.Profile, fsm.PhaseUndoBoot)
+	}
+	id, err := w.attempt(nil)
+	if err != nil {
+		return err
+	}
+	w.say("setting the profile back to %s", prior)
+	if err := w.loop.runner.SetProfile(w.ctx, id, prior); err != nil {
+		return err
+	}
+	return w.enter(fsm.PhaseUndoBoot)
+}
+
+// undoBoot lets the prior system's own switch-to-configuration write the boot loader. Where no loader can be read it runs as
+// well: that what it would boot cannot be told does not mean that it is right.
+func (w *worker) undoBoot(facts system.Facts) error {
+	prior := w.rec.Prior.BootDefault
+	if prior == "" {
+		prior = w.rec.Prior.Profile
+	}
+	_, isTarget := w.loop.host.IsOrSpecialises(facts.BootDefault.Closure, w.rec.TargetClosure)
+	readable := facts.BootDefault.Closure != ""
+	switch {
+	case prior == "" || (readable && facts.BootDefault.Closure == prior):
+		return w.afterBoot()
+	case readable && !isTarget:
+		return w.leave("boot default", facts.BootDefault.Closure, w.nextAfterBoot())
+	}
+	if _, err := w.runPrior(prior, activate.ActionBoot); err != nil {
+		return err
+	}
+	after := w.loop.host.BootDefault()
+	if after.Closure != prior && (after.Closure != "" || readable) {
+		return &activate.Failure{Reason: string(fsm.ReasonBootDefaultUnset),
+			Detail: fmt.Sprintf("the boot default is %s and not %s after its switch-to-configuration boot", shownClosure(after.Closure), prior),
+			Hint:   "see the journal of the unit; the boot partition may be full"}
+	}
+	return w.afterBoot()
+}
+
+func (w *worker) nextAfterBoot() fsm.Phase {
+	if w.rec.Work.Kind == fsm.WorkUndo {
+		return fsm.PhaseUndoRunning
+	}
+	return "" // WorkUnstage leaves the running system
+}
+
+func (w *worker) afterBoot() error {
+	if next := w.nextAfterBoot(); next != "" {
+		return w.enter(next)
+	}
+	return w.restored()
+}
+
+func (w *worker) restored() error {
+	facts, err := w.loop.host.Facts(w.ctx)
+	if err != nil {
+		return err
+	}
+	return w.store(nil, fsm.LocalBootDefaultRestored{BootDefaultRestored: fsm.BootDefaultRestored{
+		Profile: facts.Profile, BootDefault: facts.BootDefault.Closure, Left: w.rec.Work.Left, RestoredAt: w.loop.now().Wall,
+	}})
+}
+
+// undoRunning brings the running system back with the prior system's own script, live where only what a reboot loads
+// differs, and otherwise staged: the way back must not exchange under a running system what the way forth must not.
+func (w *worker) undoRunning(facts system.Facts) error {
+	prior := w.rec.Prior.Running
+	_, isTarget := w.loop.host.IsOrSpecialises(facts.Running, w.rec.TargetClosure)
+	unfinished := w.loop.runner.SwitchUnfinished()
+	switch {
+	case prior == "", facts.Running == prior && !unfinished && w.rec.Work.Attempt == 0:
+		return w.rolledBack(0, facts.Running)
+	case facts.Running != prior && !isTarget:
+		return w.leaveRunning(facts.Running)
+	}
+	critical, err := w.loop.runner.CriticalForReturn(w.ctx, prior)
+	if err != nil {
+		return err
+	}
+	if len(critical) > 0 {
+		return w.stageReturn(critical)
+	}
+	result, err := w.runPrior(prior, activate.ActionTest)
+	if err != nil {
+		return err
+	}
+	running, err := w.loop.host.Facts(w.ctx)
+	if err != nil {
+		return err
+	}
+	if running.Running != prior {
+		return &activate.Failure{Reason: string(fsm.ReasonSwitchFailed), ExitCode: result.ExitCode, Tail: result.Tail,
+			Detail: fmt.Sprintf("%s runs and not %s after its switch-to-configuration test", shownClosure(running.Running), prior)}
+	}
+	return w.rolledBack(result.ExitCode, prior)
+}
+
+// runPrior runs the script of the system that is returned to: the failed closure's own would switch to itself.
+func (w *worker) runPrior(prior string, action activate.Action) (activate.Result, error) {
+	id, err := w.attempt(nil)
+	if err != nil {
+		return activate.Result{}, err
+	}
+	w.say("running switch-to-configuration %s of %s", action, prior)
+	return w.loop.runner.Switch(w.ctx, id, prior, "", action)
+}
+
+func (w *worker) stageReturn(critical []activate.Change) error {
+	now := w.loop.now()
+	return w.store(nil, fsm.LocalRollbackDeferred{RollbackDeferred: fsm.RollbackDeferred{
+		Components: componentChanges(critical), ToClosure: w.rec.Prior.Running,
+		BootID: now.BootID, SoftReboots: now.SoftReboots, DeferredAt: now.Wall,
+	}})
+}
+
+func (w *worker) rolledBack(exit int, to string) error {
+	return w.store(nil, fsm.LocalRollbackCompleted{RollbackComplete: fsm.RollbackComplete{
+		RevertedToClosure: to, ExitCode: exit, Left: w.rec.Work.Left, CompletedAt: w.loop.now().Wall,
+	}})
+}
+
+// leave notes a leg that another hand has changed and goes on to the next one.
+func (w *worker) leave(leg, found string, next fsm.Phase) error {
+	w.log.Warn("another hand changed what was to be returned; it is left as it is", slog.String("leg", leg), slog.String("found", found))
+	note := fmt.Sprintf("%s: left at %s", leg, shownClosure(found))
+	if next == "" {
+		if err := w.store(func(rec *fsm.Record) { rec.Work = leftAt(*rec.Work, note) }); err != nil {
+			return err
+		}
+		return w.restored()
+	}
+	return w.store(func(rec *fsm.Record) { rec.Work = w.loop.entered(*leftAt(*rec.Work, note), next) })
+}
+
+// leaveRunning ends the way back of a host that another hand has taken elsewhere: it is not where it was, and is not fought.
+func (w *worker) leaveRunning(found string) error {
+	return w.rollbackFailed(&activate.Failure{Reason: string(fsm.ReasonAnotherHand), ExitCode: -1,
+		Detail: "the host runs " + shownClosure(found) + ", which is neither the target nor what ran before; it is left so"})
+}
+
+func leftAt(work fsm.Work, note string) *fsm.Work {
+	work.Left = append(append([]string(nil), work.Left...), note)
+	return &work
+}
+
+func (w *worker) rollbackFailed(failure *activate.Failure) error {
+	// The next start makes a new attempt of this leg instead of taking the result of this one again.
+	again := func(rec *fsm.Record) {
+		work := *rec.Work
+		work.Attempt = 0
+		rec.Work = &work
+	}
+	return w.store(again, fsm.LocalRollbackFailed{RollbackFailed: fsm.RollbackFailed{
+		ExitCode: failure.ExitCode, StderrTail: failure.Text(), Reason: fsm.FailureReason(failure.Reason), FailedAt: w.loop.now().Wall,
+	}})
+}
+
+func shownClosure(path string) string {
+	if path == "" {
+		return "something that cannot be told"
+	}
+	return path
+}

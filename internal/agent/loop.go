@@ -1,0 +1,144 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/nixfleet/nixfleet-agent/internal/activate"
+	"github.com/nixfleet/nixfleet-agent/internal/fsm"
+	"github.com/nixfleet/nixfleet-agent/internal/localapi"
+	"github.com/nixfleet/nixfleet-agent/internal/outbox"
+	"github.com/nixfleet/nixfleet-agent/internal/store"
+	"github.com/nixfleet/nixfleet-agent/internal/system"
+)
+
+// recoveryInterval is the slow tick on which the host is held against the records again. It finds what another hand did; an
+// operator who waits for that looks at status, which reads the host itself.
+const recoveryInterval = 30 * time.Second
+
+// loop owns the state. Its fields are its goroutine's alone, but for what is safe for all: the store, the queue, the host, the
+// runner and the board.
+type loop struct {
+	opt     Options
+	log     *slog.Logger
+	store   *store.Store
+	opening store.Opening
+	host    *system.Host
+	boot    fsm.BootStamp
+	queue   *outbox.Queue
+	runner  *activate.Runner
+	rules   activate.Rules
+
+	startedAt time.Time
+	requests  chan activateCall
+	commits   chan commitCall
+	ends      chan workEnd
+
+	hostname string
+
+	workers map[string]*worker // by rollout
+	owed    map[string]bool    // rollouts that owe work and wait for a worker
+	said    string             // the last STATUS=
+	wg      sync.WaitGroup
+	ctx     context.Context // of the workers
+
+	soakTimer <-chan time.Time // nil while nothing soaks
+	board     board
+}
+
+// activateCall asks for a local activation.
+type activateCall struct {
+	req   localapi.ActivateRequest
+	by    localapi.Peer
+	reply chan activateAnswer
+}
+
+type activateAnswer struct {
+	reply localapi.ActivateReply
+	err   error
+}
+
+// serve recovers and then takes one message at a time until ctx ends.
+func (l *loop) serve(ctx context.Context, facts system.Facts) error {
+	workCtx, stopWork := context.WithCancel(ctx)
+	l.ctx = workCtx
+	defer func() {
+		stopWork()
+		l.wg.Wait()
+	}()
+
+	l.start(ctx, facts)
+	recovery := time.NewTicker(recoveryInterval)
+	defer recovery.Stop()
+	watchdog := l.watchdog()
+	defer watchdog.Stop()
+
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case call := <-l.requests:
+			reply, err := l.activate(ctx, call.req, call.by)
+			call.reply <- activateAnswer{reply: reply, err: err}
+		case call := <-l.commits:
+			rec, err := l.commit(call)
+			call.reply <- commitAnswer{rec: rec, err: err}
+		case end := <-l.ends:
+			l.ended(end)
+		case <-l.soakTimer:
+			l.soak(ctx)
+		case <-recovery.C:
+			l.recover(ctx, onTick)
+		case <-watchdog.C:
+			l.opt.Notify("WATCHDOG=1")
+		}
+		l.advance(ctx)
+	}
+}
+
+// watchdog ticks three times in the interval that the service manager allows, so that one late turn is not a dead loop.
+func (l *loop) watchdog() *time.Ticker {
+	if l.opt.Watchdog > 0 {
+		return time.NewTicker(l.opt.Watchdog / 3)
+	}
+	never := time.NewTicker(time.Hour)
+	never.Stop()
+	return never
+}
+
+func (l *loop) now() fsm.Now {
+	return fsm.Now{Wall: l.opt.Wall().UTC(), Up: l.opt.Up(), BootID: l.boot.BootID, SoftReboots: l.boot.SoftReboots}
+}
+
+// act carries out the effects of a committed turn.
+func (l *loop) act(effects []fsm.Effect) {
+	for _, eff := range effects {
+		switch eff := eff.(type) {
+		case fsm.LocalFireSwitch:
+			l.startWorker(eff.RolloutID)
+		case fsm.LocalFireRollbackTo:
+			l.startWorker(eff.RolloutID)
+		case fsm.LocalFireUnstage:
+			l.startWorker(eff.RolloutID)
+		case fsm.LocalResetProbeCache:
+			l.watchSoak()
+		default:
+			l.log.Error("effect is not one of this host's", slog.Any("effect", eff))
+		}
+	}
+}
+
+// storeHealth publishes whether the last write succeeded: a full disk is said, and ends by itself.
+func (l *loop) storeHealth(err error) {
+	switch {
+	case err == nil:
+		l.board.degrade(degradedStore, "")
+	case refusedByRules(err), errors.Is(err, errNotNow), errors.Is(err, errWithdrawn):
+	default:
+		l.log.Error("write to the store", slog.Any("err", err))
+		l.board.degrade(degradedStore, "the store cannot be written: "+err.Error())
+	}
+}

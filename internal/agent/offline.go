@@ -1,0 +1,101 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nixfleet/nixfleet-agent/internal/config"
+	"github.com/nixfleet/nixfleet-agent/internal/fsm"
+	"github.com/nixfleet/nixfleet-agent/internal/localapi"
+	"github.com/nixfleet/nixfleet-agent/internal/outbox"
+	"github.com/nixfleet/nixfleet-agent/internal/store"
+	"github.com/nixfleet/nixfleet-agent/internal/system"
+)
+
+// offlineWait bounds how long a reader waits for the file while an agent holds it. An agent that holds it and does not answer
+// is starting or stopping.
+const offlineWait = 500 * time.Millisecond
+
+// ReadStatus makes the status from the file and the host while no agent answers. It changes nothing.
+//
+// Errors: store.ErrNotExist if there is no file either, store.ErrLocked if an agent holds the file without answering,
+// store.ErrUnreadable if it cannot be read.
+func ReadStatus(ctx context.Context, cfg config.Config, root string, now time.Time) (localapi.Status, error) {
+	st, queue, err := openToRead(cfg)
+	if err != nil {
+		return localapi.Status{}, err
+	}
+	defer st.Close()
+	host := system.New(root)
+	s := snapshot{
+		at: now.UTC(), source: localapi.FromFile, hostname: cfg.Hostname, agent: localapi.Agent{Epoch: st.Epoch()},
+		label: func(closure string) string { return labelOf(host, closure) },
+	}
+	s.facts, s.factsErr = host.Facts(ctx)
+	if s.hostname == "" {
+		s.hostname = s.facts.Hostname
+	}
+	// No time is counted: while no agent runs nobody watches.
+	s.now = fsm.Now{Wall: now.UTC()}
+	s.notes = append(s.notes, "no agent answers; this was read from its file")
+	if err := s.read(st, queue); err != nil {
+		s.notes = append(s.notes, "the store cannot be read: "+err.Error())
+	}
+	return s.status(), nil
+}
+
+// ReadEvents gives the events after position after, oldest first, from the file. Errors as of ReadStatus.
+func ReadEvents(cfg config.Config, after uint64, limit int) ([]localapi.Event, error) {
+	st, queue, err := openToRead(cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer st.Close()
+	return readEvents(queue, after, limit)
+}
+
+// ReadHistory gives the rows of history, newest first, from the file. Errors as of ReadStatus.
+func ReadHistory(cfg config.Config, rollout string, limit int) ([]localapi.HistoryRow, error) {
+	st, _, err := openToRead(cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer st.Close()
+	return readHistory(st, rollout, limit)
+}
+
+// Acceptable reports, as an error, why an agent of this version could not work with the configured store. An older agent asks
+// the one in a target before it switches to it.
+func Acceptable(cfg config.Config) error {
+	st, _, err := openToRead(cfg)
+	switch {
+	case errors.Is(err, store.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	}
+	defer st.Close()
+	if why := st.Refusal(); why != "" {
+		return fmt.Errorf("open %s: %s", cfg.StorePath(), why)
+	}
+	return nil
+}
+
+func openToRead(cfg config.Config) (*store.Store, *outbox.Queue, error) {
+	st, err := store.OpenReadOnly(cfg.StorePath(), store.Options{Timeout: offlineWait})
+	if err != nil {
+		return nil, nil, err
+	}
+	return st, outbox.New(st.DB()), nil
+}
+
+// labelOf reads the version label of a closure; empty where it has none.
+func labelOf(host *system.Host, closure string) string {
+	c, err := host.Components(closure)
+	if err != nil {
+		return ""
+	}
+	return c.Version
+}
