@@ -184,5 +184,5 @@ func notSwitchable(err error) error {
 		system.WrongMachine:            ReasonWrongMachine,
 		system.NoSwitchToConfiguration: ReasonNotSwitchable,
 	}[unfit.Reason]
-	return &Failure{Reason: reason, Detail: unfit.Error(), Hint: unfit.Hint(), ExitCode: -1}
+	return &Failure{Reason: reason, Detail: unfit.Error(), Hint: unfit.Hints(), ExitCode: -1}
 }

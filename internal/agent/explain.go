@@ -13,12 +13,12 @@ import (
 // agent.
 func Explain(cfg config.Config, root, target string) (localapi.Explanation, error) {
 	host := system.New(root)
-	ex := localapi.Explanation{Target: target}
+	ex := localapi.Explanation{SchemaVersion: localapi.SchemaVersion, Target: target}
 	components, err := host.InspectTarget(target)
 	var unfit *system.NotSwitchable
 	switch {
 	case errors.As(err, &unfit):
-		ex.Verdict, ex.Reason = localapi.NotSwitchable, unfit.Error()
+		ex.Verdict, ex.Reason, ex.Hint = localapi.NotSwitchable, unfit.Error(), unfit.Hints()
 		return ex, nil
 	case err != nil:
 		return ex, err

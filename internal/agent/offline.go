@@ -18,27 +18,28 @@ import (
 // is starting or stopping.
 const offlineWait = 500 * time.Millisecond
 
-// ReadStatus makes the status from the file and the host while no agent answers. It changes nothing.
+// ReadStatus makes the status from the file and the host while no agent answers. It changes nothing and never fails: where the
+// file cannot be read, what the host shows is the answer, with the verdict NoAgent and the reason.
 //
-// Errors: store.ErrNotExist if there is no file either, store.ErrLocked if an agent holds the file without answering,
-// store.ErrUnreadable if it cannot be read.
+// The error says why the file was not read: store.ErrNotExist, store.ErrLocked if an agent holds it without answering,
+// store.ErrUnreadable, or what the operating system says. The status is to be shown all the same.
 func ReadStatus(ctx context.Context, cfg config.Config, root string, now time.Time) (localapi.Status, error) {
-	st, queue, err := openToRead(cfg)
-	if err != nil {
-		return localapi.Status{}, err
-	}
-	defer st.Close()
 	host := system.New(root)
 	s := snapshot{
-		at: now.UTC(), source: localapi.FromFile, hostname: cfg.Hostname, agent: localapi.Agent{Epoch: st.Epoch()},
+		// No time of a soak is counted: while no agent runs nobody watches.
+		at: now.UTC(), now: fsm.Now{Wall: now.UTC()}, source: localapi.FromFile, hostname: cfg.Hostname,
 		label: func(closure string) string { return labelOf(host, closure) },
 	}
 	s.facts, s.factsErr = host.Facts(ctx)
 	if s.hostname == "" {
 		s.hostname = s.facts.Hostname
 	}
-	// No time is counted: while no agent runs nobody watches.
-	s.now = fsm.Now{Wall: now.UTC()}
+	st, queue, err := openToRead(cfg)
+	if err != nil {
+		return s.withoutAgent(err), err
+	}
+	defer st.Close()
+	s.agent.Epoch = st.Epoch()
 	s.notes = append(s.notes, "no agent answers; this was read from its file")
 	if err := s.read(st, queue); err != nil {
 		s.notes = append(s.notes, "the store cannot be read: "+err.Error())
@@ -46,7 +47,23 @@ func ReadStatus(ctx context.Context, cfg config.Config, root string, now time.Ti
 	return s.status(), nil
 }
 
-// ReadEvents gives the events after position after, oldest first, from the file. Errors as of ReadStatus.
+// withoutAgent is the status of a host of which only the host itself is known.
+func (s *snapshot) withoutAgent(why error) localapi.Status {
+	st := s.status()
+	st.Verdict = localapi.NoAgent
+	st.Summary = "no agent answers, and its file does not tell either: " + why.Error()
+	st.Then = "Start the agent: systemctl start nixfleet-agent."
+	switch {
+	case errors.Is(why, store.ErrNotExist):
+		st.Summary = "no agent has ever run here, as far as its state directory tells"
+	case errors.Is(why, store.ErrLocked):
+		st.Summary = "an agent holds its store and does not answer: it is starting, stopping or stuck"
+		st.Then = "Wait a moment; if it stays so, see journalctl -u nixfleet-agent."
+	}
+	return st
+}
+
+// ReadEvents gives the events after position after, oldest first, from the file. Errors as of [ReadStatus].
 func ReadEvents(cfg config.Config, after uint64, limit int) ([]localapi.Event, error) {
 	st, queue, err := openToRead(cfg)
 	if err != nil {
@@ -56,7 +73,7 @@ func ReadEvents(cfg config.Config, after uint64, limit int) ([]localapi.Event, e
 	return readEvents(queue, after, limit)
 }
 
-// ReadHistory gives the rows of history, newest first, from the file. Errors as of ReadStatus.
+// ReadHistory gives the rows of history, newest first, from the file. Errors as of [ReadStatus].
 func ReadHistory(cfg config.Config, rollout string, limit int) ([]localapi.HistoryRow, error) {
 	st, _, err := openToRead(cfg)
 	if err != nil {

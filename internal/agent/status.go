@@ -74,7 +74,7 @@ func (s *snapshot) status() localapi.Status {
 	st := localapi.Status{
 		SchemaVersion: localapi.SchemaVersion, Source: s.source, At: s.at, Agent: s.agent,
 		Host:     localapi.Host{Name: s.hostname, BootID: s.facts.BootID, SoftReboots: s.facts.SoftReboots},
-		Running:  s.closure(s.facts.Running),
+		Running:  s.closure(s.facts.Running, s.facts.RunningSince),
 		NextBoot: s.nextBoot(),
 		Outbox: localapi.Outbox{
 			Depth: s.depth, OldestAt: s.oldest, LastPos: s.cursor.LastPos, AckedPos: s.cursor.AckedPos,
@@ -89,7 +89,7 @@ func (s *snapshot) status() localapi.Status {
 		st.Notes = append(st.Notes, "the host cannot be read: "+s.factsErr.Error())
 	}
 	if s.live != nil {
-		target := s.closure(s.live.TargetClosure)
+		target := s.closure(s.live.TargetClosure, s.live.CreatedAt)
 		target.Specialisation = s.live.Specialisation
 		st.Target, st.Rollout = &target, s.rollout(*s.live)
 	}
@@ -98,21 +98,23 @@ func (s *snapshot) status() localapi.Status {
 	return st
 }
 
-func (s *snapshot) closure(path string) localapi.Closure {
+func (s *snapshot) closure(path string, since time.Time) localapi.Closure {
 	c := localapi.Closure{Path: path}
 	if path == "" {
 		return c
 	}
-	c.Label = s.label(path)
-	if s.live != nil && path == s.live.CurrentClosure {
-		c.Since = s.live.ActivationCompletedAt
-	}
+	c.Label, c.Since = s.label(path), since
 	return c
 }
 
+// nextBoot says since when a closure is the boot default only where it is the profile, too: the boot loader's files do not tell.
 func (s *snapshot) nextBoot() localapi.NextBoot {
 	d := s.facts.BootDefault
-	return localapi.NextBoot{Closure: s.closure(d.Closure), Loader: string(d.Loader), Entry: d.Entry, Reason: d.Reason}
+	var since time.Time
+	if d.Closure == s.facts.Profile {
+		since = s.facts.ProfileSince
+	}
+	return localapi.NextBoot{Closure: s.closure(d.Closure, since), Loader: string(d.Loader), Entry: d.Entry, Reason: d.Reason}
 }
 
 func (s *snapshot) rollout(rec fsm.Record) *localapi.Rollout {
@@ -121,6 +123,7 @@ func (s *snapshot) rollout(rec fsm.Record) *localapi.Rollout {
 		Policy: string(rec.Policy), Progress: s.progress[rec.RolloutID],
 		SoakMS: int64(rec.Soak), SoakServedMS: int64(fsm.CountSoak(rec, s.now).SoakServed),
 		FailureReason: string(rec.FailureReason), FailureDetail: rec.FailureDetail, Degraded: rec.Degraded,
+		WayBackFailed: string(rec.RollbackFailureReason),
 		LastEventSeq: rec.LastEventSeq,
 	}
 	for _, c := range rec.Components {

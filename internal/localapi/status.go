@@ -87,6 +87,7 @@ type Rollout struct {
 	SoakServedMS  int64       `json:"soakServedMs"`
 	FailureReason string      `json:"failureReason,omitempty"`
 	FailureDetail string      `json:"failureDetail,omitempty"` // tail of the output
+	WayBackFailed string      `json:"wayBackFailed,omitempty"` // reason why the last attempt to return did not succeed
 	Degraded      []string    `json:"degraded,omitempty"`
 	LastEventSeq  uint64      `json:"lastEventSeq"`
 }
@@ -111,12 +112,13 @@ type Waiting struct {
 // Verdict is the status in one word; it decides the exit code.
 type Verdict string
 
-// The verdicts and the exit code of `status` for each: 0, 2, 3, 4; without any agent and file 5.
+// The verdicts, and the exit code of `status` for each.
 const (
 	AtTarget     Verdict = "at-target"     // 0; also: never told to run anything
 	InProgress   Verdict = "in-progress"   // 2
 	RebootNeeded Verdict = "reboot-needed" // 3
 	Unsuccessful Verdict = "unsuccessful"  // 4: failed or rolled back
+	NoAgent      Verdict = "no-agent"      // 5: no agent answers and its file cannot be read
 )
 
 // Outbox is the state of the durable event queue.

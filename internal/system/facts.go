@@ -3,6 +3,7 @@ package system
 import (
 	"context"
 	"fmt"
+	"os"
 	"path"
 	"strconv"
 	"strings"
@@ -47,10 +48,14 @@ type Facts struct {
 	// are started: it does not say that a switch has ended.
 	Booted  string
 	Running string
+	// RunningSince is when the running link was made: by the boot, or by the last
+	// activation. Zero where there is none.
+	RunningSince time.Time
 	// Profile is the toplevel that the system profile names, and
 	// ProfileGeneration the number in its generation link, 0 if there is none.
 	Profile           string
 	ProfileGeneration int
+	ProfileSince      time.Time // when the profile was last set; zero where there is none
 
 	BootDefault BootDefault
 }
@@ -68,7 +73,9 @@ func (h *Host) Facts(ctx context.Context) (Facts, error) {
 	f.Machine = h.machine()
 	f.Booted = newWalk(h).systemLink(bootedLink)
 	f.Profile, f.ProfileGeneration = newWalk(h).profile()
+	f.ProfileSince = newWalk(h).linkMade(h.profile)
 	f.Running = h.running(ctx, f.Booted != "" || f.Profile != "")
+	f.RunningSince = newWalk(h).linkMade(runningLink)
 	f.BootDefault = h.BootDefault()
 	return f, nil
 }
@@ -109,6 +116,20 @@ func (w *walk) systemLink(link string) string {
 		return ""
 	}
 	return target
+}
+
+// linkMade is when the link itself was made, not what it leads to: store paths
+// all have the same time.
+func (w *walk) linkMade(link string) time.Time {
+	dir, err := w.resolve(path.Dir(link))
+	if err != nil {
+		return time.Time{}
+	}
+	info, err := os.Lstat(w.host.Path(path.Join(dir, path.Base(link))))
+	if err != nil {
+		return time.Time{}
+	}
+	return info.ModTime().UTC()
 }
 
 // profile follows the two steps of a profile: the profile is a relative link to

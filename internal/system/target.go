@@ -40,8 +40,8 @@ func (e *NotSwitchable) Error() string {
 	return fmt.Sprintf("%q %s: %s", e.Closure, what, e.Detail)
 }
 
-// Hint says what the operator can do about it, in one sentence.
-func (e *NotSwitchable) Hint() string {
+// Hints says what the operator can do about it, in one sentence.
+func (e *NotSwitchable) Hints() string {
 	switch e.Reason {
 	case NotAStorePath:
 		return "give the path of a system closure, such as /nix/store/<hash>-nixos-system-<host>-<version>"

@@ -70,8 +70,8 @@ func TestInspectTarget(t *testing.T) {
 			t.Errorf("%s: %v, want reason %s", name, err, c.reason)
 			continue
 		}
-		if unfit.Hint() == "" || strings.Contains(unfit.Error(), "\n") || !strings.Contains(unfit.Error(), top) {
-			t.Errorf("%s: %q, hint %q", name, unfit.Error(), unfit.Hint())
+		if unfit.Hints() == "" || strings.Contains(unfit.Error(), "\n") || !strings.Contains(unfit.Error(), top) {
+			t.Errorf("%s: %q, hint %q", name, unfit.Error(), unfit.Hints())
 		}
 		if (got.Closure != "") != (c.reason == WrongMachine) {
 			t.Errorf("%s: components of %q", name, got.Closure)
