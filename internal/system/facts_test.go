@@ -6,6 +6,8 @@ import (
 	"os"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // booted lays out a host that booted and runs a closure which is generation 7 of
@@ -25,6 +27,9 @@ func booted(t testing.TB) (*tree, string) {
 
 func TestFactsOfABootedHost(t *testing.T) {
 	tr, top := booted(t)
+	activated, set := time.Unix(1_780_000_000, 0).UTC(), time.Unix(1_770_000_000, 0).UTC()
+	made(t, tr.host().Path(runningLink), activated)
+	made(t, tr.host().Path(DefaultProfile), set)
 	got, err := tr.host().Facts(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -32,11 +37,20 @@ func TestFactsOfABootedHost(t *testing.T) {
 	want := Facts{
 		BootID: "355a3b2b-0d8f-4a3c-9a8e-1c2d3e4f5a6b", SoftRebootsKnown: true,
 		Hostname: "lab-1", Machine: "x86_64-linux",
-		Booted: top, Running: top, Profile: top, ProfileGeneration: 7,
+		Booted: top, Running: top, RunningSince: activated, Profile: top, ProfileGeneration: 7, ProfileSince: set,
 		BootDefault: BootDefault{Loader: LoaderSystemdBoot, Closure: top, Entry: "nixos-generation-7.conf", Via: ViaDefault},
 	}
 	if got != want {
 		t.Errorf("facts\n got %+v\nwant %+v", got, want)
+	}
+}
+
+// made sets when a link itself was made.
+func made(t *testing.T, link string, at time.Time) {
+	t.Helper()
+	spec := unix.NsecToTimespec(at.UnixNano())
+	if err := unix.UtimesNanoAt(unix.AT_FDCWD, link, []unix.Timespec{spec, spec}, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		t.Fatal(err)
 	}
 }
 
