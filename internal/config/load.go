@@ -84,7 +84,7 @@ func Parse(data []byte) (Config, error) {
 	decoder := json.NewDecoder(bytes.NewReader(data))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(&cfg); err != nil {
-		return Config{}, explain(err, data, decoder.InputOffset())
+		return Config{}, explain(err, data)
 	}
 	if bytes.TrimSpace(data)[0] != '{' {
 		return Config{}, invalid("", "it is not a JSON object", "write one object, {…}")
@@ -99,7 +99,7 @@ func Parse(data []byte) (Config, error) {
 }
 
 // explain turns an error of encoding/json into one that says where and what to do.
-func explain(err error, data []byte, offset int64) error {
+func explain(err error, data []byte) error {
 	var syntax *json.SyntaxError
 	var mistyped *json.UnmarshalTypeError
 	var duration *badDuration
@@ -114,10 +114,10 @@ func explain(err error, data []byte, offset int64) error {
 		return &Error{Line: lineAt(data, mistyped.Offset), Field: mistyped.Field, What: "a JSON " + mistyped.Value + " is not what belongs here",
 			Hint: "write " + wanted(mistyped.Type), Err: err}
 	case errors.As(err, &duration):
-		return &Error{Line: lineAt(data, offset), What: duration.Error(), Hint: "write a duration as a string, as \"90s\", \"5m\" or \"1h30m\"", Err: err}
+		return &Error{Field: badDurationField(data, reflect.TypeFor[Config]()), What: duration.Error(), Hint: "write a duration as a string, as \"90s\", \"5m\" or \"1h30m\"", Err: err}
 	}
 	if field, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
-		return &Error{Line: lineAt(data, offset), What: "unknown field " + field, Hint: "see nixfleet-agent.json in the documentation; a newer agent may know it", Err: err}
+		return &Error{Line: lineOf(data, field), What: "unknown field " + field, Hint: "see nixfleet-agent.json in the documentation; a newer agent may know it", Err: err}
 	}
 	return &Error{What: err.Error(), Hint: "see the documentation of the configuration", Err: err}
 }
@@ -133,6 +133,40 @@ func wanted(t reflect.Type) string {
 	default:
 		return "a " + t.Kind().String()
 	}
+}
+
+// badDurationField names the first field that holds a value which is no duration: encoding/json does not tell where a value's own
+// UnmarshalJSON failed.
+func badDurationField(data []byte, of reflect.Type) string {
+	var values map[string]json.RawMessage
+	if json.Unmarshal(data, &values) != nil {
+		return ""
+	}
+	for _, f := range reflect.VisibleFields(of) {
+		name := f.Tag.Get("json")
+		value, written := values[name]
+		switch {
+		case !written:
+		case f.Type == reflect.TypeFor[Duration]():
+			if new(Duration).UnmarshalJSON(value) != nil {
+				return name
+			}
+		case f.Type.Kind() == reflect.Struct:
+			if inner := badDurationField(value, f.Type); inner != "" {
+				return name + "." + inner
+			}
+		}
+	}
+	return ""
+}
+
+// lineOf is where a quoted key is first written; 0 where it is spelled otherwise, with an escape.
+func lineOf(data []byte, quoted string) int {
+	at := bytes.Index(data, []byte(quoted))
+	if at < 0 {
+		return 0
+	}
+	return lineAt(data, int64(at))
 }
 
 func lineAt(data []byte, offset int64) int {
