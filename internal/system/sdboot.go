@@ -132,11 +132,9 @@ func (w *walk) systemdBoot(boots []string) (BootDefault, bool) {
 			return d.because("entry %q, which may come first, cannot be read: %v", e.file, e.unreadable), true
 		}
 	}
-	options := chosen.options
-	if chosen.uki && initOf(options) == "" && chosen.image != "" {
-		if options, err = w.ukiOptions(path.Join(chosen.boot, chosen.image)); err != nil {
-			return d.because("entry %q: %v", chosen.file, err), true
-		}
+	options, err := w.commandLine(chosen)
+	if err != nil {
+		return d.because("entry %q: %v", chosen.file, err), true
 	}
 	return d.boots(w, initOf(options)), true
 }
