@@ -115,9 +115,12 @@ func deferred(rec fsm.Record, f Facts, now fsm.Now) Verdict {
 		if v, ok := bootedTarget(f, now); ok {
 			return v
 		}
-		if f.Running.Is != Target {
+		if f.Running.Is != Target && !cancelling(rec) {
 			return bootedOther(f, now)
 		}
+	}
+	if cancelling(rec) {
+		return Verdict{Row: RowCancel, Do: Resume}
 	}
 	if f.Running.Is == Target {
 		if len(f.StillOld) == 0 {
@@ -138,6 +141,9 @@ func deferred(rec fsm.Record, f Facts, now fsm.Now) Verdict {
 	}
 	return Verdict{Row: RowDeferred, Do: Nothing}
 }
+
+// cancelling reports a deferral that the operator has taken back: its legs are gone on with until they are done.
+func cancelling(rec fsm.Record) bool { return rec.Work != nil && rec.Work.Kind == fsm.WorkUnstage }
 
 func bootedOther(f Facts, now fsm.Now) Verdict {
 	reason := fsm.ReasonBootedOther

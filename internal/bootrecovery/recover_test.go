@@ -35,7 +35,9 @@ func record(state fsm.State, work *fsm.Work) fsm.Record {
 	switch state {
 	case fsm.Deferred:
 		rec.StagedBoot = firstBoot
-		rec.Work = &fsm.Work{Kind: fsm.WorkStage, Phase: fsm.PhaseStaged, Touched: true, Boot: firstBoot}
+		if work == nil {
+			rec.Work = &fsm.Work{Kind: fsm.WorkStage, Phase: fsm.PhaseStaged, Touched: true, Boot: firstBoot}
+		}
 	case fsm.Failed:
 		rec.StagedBoot = firstBoot
 	case fsm.Soaking, fsm.Converged:
@@ -188,6 +190,12 @@ func TestEveryRow(t *testing.T) {
 			}(),
 			want{row: bootrecovery.RowRunsHalf, do: bootrecovery.Nothing}},
 
+		{"deferred, being cancelled, agent restarted", record(fsm.Deferred, work(fsm.WorkUnstage, fsm.PhaseUndoBoot)), at(firstBoot, prior, prior, prior, target),
+			want{row: bootrecovery.RowCancel, do: bootrecovery.Resume}},
+		{"deferred, being cancelled, booted the prior system", record(fsm.Deferred, work(fsm.WorkUnstage, fsm.PhaseUndoBoot)), at(secondBoot, prior, prior, prior, prior),
+			want{row: bootrecovery.RowCancel, do: bootrecovery.Resume}},
+		{"deferred, being cancelled too late, booted the target", record(fsm.Deferred, work(fsm.WorkUnstage, fsm.PhaseUndoProfile)), cameUp,
+			want{row: bootrecovery.RowBooted, do: bootrecovery.Nothing, event: fsm.KindLocalActivationCompleted}},
 		{"deferred, profile changed by another hand", record(fsm.Deferred, nil), at(firstBoot, prior, prior, other, target),
 			want{row: bootrecovery.RowStagedByOther, do: bootrecovery.Nothing, notice: bootrecovery.AnotherHand}},
 		{"deferred, boot default changed by another hand", record(fsm.Deferred, nil), at(softBoot, prior, prior, target, prior),

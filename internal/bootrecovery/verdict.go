@@ -67,6 +67,7 @@ const (
 	RowBootedOther      Row = "deferred, new boot, target not booted"
 	RowRunsLive         Row = "deferred, same boot, target runs with its components"
 	RowRunsHalf         Row = "deferred, same boot, target runs without all of its components"
+	RowCancel           Row = "deferred, being cancelled"
 	RowStagedByOther    Row = "deferred, same boot, another hand on profile or boot default"
 	RowDeferred         Row = "deferred, same boot"
 	RowLeftTarget       Row = "soaking, target does not run"
