@@ -23,7 +23,7 @@ const poll = 50 * time.Millisecond
 
 // stage is the host-shaped directory with the agent on it.
 type stage struct {
-	ctx    context.Context
+	ctx    context.Context //nolint:containedctx // the demo is one call; it is bounded and interrupted as a whole
 	out    io.Writer
 	dir    string
 	binary string

@@ -198,9 +198,9 @@ func TestMachine(t *testing.T) {
 	if got := h.machine(); got != "aarch64-linux" {
 		t.Errorf("of the booted system: %q", got)
 	}
-	real := New("/")
-	if real.machine() != nixSystem(unameMachine()) || real.machine() == "-linux" || real.machine() == "" {
-		t.Errorf("of this kernel: %q", real.machine())
+	thisHost := New("/")
+	if thisHost.machine() != nixSystem(unameMachine()) || thisHost.machine() == "-linux" || thisHost.machine() == "" {
+		t.Errorf("of this kernel: %q", thisHost.machine())
 	}
 }
 
@@ -213,13 +213,13 @@ func TestHostname(t *testing.T) {
 	if got := tr.file("/etc/hostname", "from-etc\n").host().readHostname(); got != "from-etc" {
 		t.Errorf("of /etc: %q", got)
 	}
-	real := New("/")
-	real.hostname = func() (string, error) { return "this", nil }
-	if got := real.readHostname(); got != "this" {
+	thisHost := New("/")
+	thisHost.hostname = func() (string, error) { return "this", nil }
+	if got := thisHost.readHostname(); got != "this" {
 		t.Errorf("of the real host: %q", got)
 	}
-	real.hostname = func() (string, error) { return "", errors.New("none") }
-	if got := real.readHostname(); got != "" {
+	thisHost.hostname = func() (string, error) { return "", errors.New("none") }
+	if got := thisHost.readHostname(); got != "" {
 		t.Errorf("unreadable: %q", got)
 	}
 }

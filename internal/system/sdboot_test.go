@@ -266,7 +266,7 @@ func peImage(t testing.TB, sections ...section) []byte {
 	t.Helper()
 	const header, align, optional = 0x80, 512, 112
 	le := binary.LittleEndian
-	image := make([]byte, header+24+optional+40*len(sections))
+	image := bytes.Repeat([]byte{0}, header+24+optional+40*len(sections))
 	copy(image, "MZ")
 	le.PutUint32(image[0x3c:], header)
 	copy(image[header:], "PE\x00\x00")
