@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -30,7 +32,8 @@ type deadRow struct {
 }
 
 // Reject moves the pending entry at pos to the dead letters, where it stays visible. It is for what the receiver will never
-// take. Rejecting what is already there is not an error; anything else that is not pending is ErrNotPending.
+// take. Rejecting what is already there is not an error; anything else that is not pending is ErrNotPending, and so is what
+// Pending has not handed out: a receiver cannot refuse what it has not seen.
 func (q *Queue) Reject(pos uint64, reason string) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -45,6 +48,9 @@ func (q *Queue) Reject(pos uint64, reason string) error {
 				return errNothingToDo
 			}
 			return ErrNotPending
+		}
+		if pos > q.handedOut(st) {
+			return fmt.Errorf("%w: sent up to %d", ErrNotPending, q.handedOut(st))
 		}
 		return setAside(tx, key, reason, q.now())
 	})
@@ -67,25 +73,33 @@ func SetAside(tx *bbolt.Tx, key []byte, reason string, at time.Time) error {
 	return setAside(tx, key, reason, at)
 }
 
+// setAside moves the entries that do not verify to the dead letters, each chunk in a transaction, and says so.
 func (q *Queue) setAside(damaged []uint64) error {
-	for _, pos := range damaged {
-		q.log.Warn("event set aside: it does not verify", slog.Uint64("pos", pos))
-	}
-	return q.db.Update(func(tx *bbolt.Tx) error {
-		for _, pos := range damaged {
-			if err := SetAside(tx, keyOf(pos), damagedReason(tx, keyOf(pos)), q.now()); err != nil {
-				return err
+	for chunk := range slices.Chunk(damaged, maxChunk) {
+		reasons := map[uint64]string{}
+		err := q.db.Update(func(tx *bbolt.Tx) error {
+			clear(reasons)
+			for _, pos := range chunk {
+				sealed := tx.Bucket([]byte(entriesBucket)).Get(keyOf(pos))
+				_, damage := decodeEntry(keyOf(pos), sealed)
+				if sealed == nil || damage == nil { // somebody else did it, or it verifies after all
+					continue
+				}
+				if err := setAside(tx, keyOf(pos), damage.Error(), q.now()); err != nil {
+					return err
+				}
+				reasons[pos] = damage.Error()
 			}
+			return nil
+		})
+		if err != nil {
+			return err
 		}
-		return nil
-	})
-}
-
-func damagedReason(tx *bbolt.Tx, key []byte) string {
-	if _, err := decodeEntry(key, tx.Bucket([]byte(entriesBucket)).Get(key)); err != nil {
-		return err.Error()
+		for _, pos := range slices.Sorted(maps.Keys(reasons)) {
+			q.log.Warn("event set aside: it does not verify", slog.Uint64("pos", pos), slog.String("reason", reasons[pos]))
+		}
 	}
-	return "it did not verify when it was to be sent"
+	return nil
 }
 
 func setAside(tx *bbolt.Tx, key []byte, reason string, at time.Time) error {
@@ -122,6 +136,13 @@ func putDead(dead *bbolt.Bucket, st *state, row deadRow) error {
 	payload, err := json.Marshal(row)
 	if err != nil {
 		return fmt.Errorf("encode dead letter: %w", err)
+	}
+	if last, _ := dead.Cursor().Last(); last != nil { // no checksum protects the sequence
+		if n, ok := posOf(last); ok && n > dead.Sequence() {
+			if err := dead.SetSequence(n); err != nil {
+				return err
+			}
+		}
 	}
 	n, err := dead.NextSequence()
 	if err != nil {

@@ -17,7 +17,7 @@ type Entry struct {
 	Kind      string          `json:"kind"`
 	RolloutID string          `json:"rollout_id,omitempty"` // empty: a notice of the host
 	At        time.Time       `json:"at"`                   // when it was observed, UTC
-	Body      json.RawMessage `json:"body"`                 // as it goes out; never changed here
+	Body      json.RawMessage `json:"body"`                 // as it goes out: the same bytes at every attempt
 
 	// CoalesceKey names what this entry supersedes when too many wait: an older one of the same key that was not handed out
 	// may be dropped. Empty: it is never dropped.

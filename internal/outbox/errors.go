@@ -6,7 +6,8 @@ var (
 	// ErrAckBeyond refuses an acknowledgement of what was never handed out. Nothing has changed.
 	ErrAckBeyond = errors.New("acknowledged beyond what was sent")
 
-	// ErrNotPending refuses to reject what is not waiting: it was never appended, is acknowledged, or was coalesced away.
+	// ErrNotPending refuses to reject what is not waiting for an answer: it was never appended or handed out, is acknowledged,
+	// or was coalesced away.
 	ErrNotPending = errors.New("not pending")
 
 	errNoBuckets = errors.New("the outbox was not initialised")

@@ -176,6 +176,9 @@ func (q *Queue) Ack(upTo uint64) error {
 	}
 }
 
+// handedOut is the highest position that a receiver may have seen.
+func (q *Queue) handedOut(st state) uint64 { return max(q.sent, st.Sent, st.Acked) }
+
 // errNothingToDo rolls a transaction back that would change nothing, which saves a commit.
 var errNothingToDo = errors.New("nothing to do")
 
@@ -186,8 +189,8 @@ func (q *Queue) ackChunk(tx *bbolt.Tx, upTo uint64, chunk int) (done bool, err e
 	if err != nil {
 		return false, err
 	}
-	if upTo > max(q.sent, st.Sent, st.Acked) {
-		return false, fmt.Errorf("%w: %d, sent up to %d", ErrAckBeyond, upTo, max(q.sent, st.Sent, st.Acked))
+	if upTo > q.handedOut(st) {
+		return false, fmt.Errorf("%w: %d, sent up to %d", ErrAckBeyond, upTo, q.handedOut(st))
 	}
 	if upTo <= st.Acked && !st.overKept() {
 		return false, errNothingToDo
@@ -210,7 +213,8 @@ func settle(tx *bbolt.Tx, st *state, upTo uint64, chunk int) (bool, error) {
 	keys := tx.Bucket([]byte(keysBucket))
 	c := tx.Bucket([]byte(entriesBucket)).Cursor()
 	n := 0
-	for key, sealed := c.Seek(keyOf(st.Acked + 1)); key != nil; key, sealed = c.Next() {
+	key, sealed := c.Seek(keyOf(st.Acked + 1))
+	for ; key != nil; key, sealed = c.Next() {
 		pos, ok := posOf(key)
 		if !ok {
 			continue
@@ -235,6 +239,9 @@ func settle(tx *bbolt.Tx, st *state, upTo uint64, chunk int) (bool, error) {
 		}
 	}
 	st.Acked = upTo
+	if key == nil { // nothing waits: whatever damage did to the counts ends here
+		st.Pending, st.PendingBytes, st.Coalescable = 0, 0, 0
+	}
 	return true, nil
 }
 

@@ -46,11 +46,12 @@ var stateFields = []string{
 // readState reads the row. A row that does not verify is made anew from the entries: then everything that is kept counts as
 // not acknowledged, and goes out again.
 func readState(tx *bbolt.Tx) (state, error) {
-	b := tx.Bucket([]byte(stateBucket))
-	if b == nil {
-		return state{}, errNoBuckets
+	for _, name := range Buckets() {
+		if tx.Bucket([]byte(name)) == nil {
+			return state{}, errNoBuckets
+		}
 	}
-	payload, err := checksum.Open(b.Get(stateKey), stateBucket, string(stateKey))
+	payload, err := checksum.Open(tx.Bucket([]byte(stateBucket)).Get(stateKey), stateBucket, string(stateKey))
 	if err != nil {
 		return recount(tx)
 	}
@@ -68,6 +69,13 @@ func readState(tx *bbolt.Tx) (state, error) {
 }
 
 func writeState(tx *bbolt.Tx, st state) error {
+	// An entry whose key was damaged may be counted in the wrong place.
+	for _, n := range []*int{&st.Pending, &st.Coalescable, &st.Kept, &st.Dead} {
+		*n = max(*n, 0)
+	}
+	for _, n := range []*int64{&st.PendingBytes, &st.KeptBytes, &st.DeadBytes} {
+		*n = max(*n, 0)
+	}
 	payload, err := json.Marshal(st)
 	if err != nil {
 		return fmt.Errorf("encode state of the outbox: %w", err)

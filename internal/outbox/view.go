@@ -2,6 +2,7 @@ package outbox
 
 import (
 	"fmt"
+	"math"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -62,9 +63,10 @@ func (q *Queue) Stats() (Stats, error) {
 			Depth:  st.Pending, DepthBytes: st.PendingBytes, DeadLetters: st.Dead, DeadDropped: st.DeadDropped,
 		}
 		c := tx.Bucket([]byte(entriesBucket)).Cursor()
-		if key, _ := c.First(); key != nil {
+		for key, _ := c.First(); key != nil; key, _ = c.Next() {
 			if pos, ok := posOf(key); ok {
 				stats.LowestKept = pos
+				break
 			}
 		}
 		if oldest, _ := collect(tx, st.Acked, 1, 0); len(oldest) > 0 {
@@ -88,6 +90,9 @@ func (q *Queue) Entries(after uint64, limit int) ([]Listed, error) {
 	if limit <= 0 {
 		limit = defaultBatch
 	}
+	if after == math.MaxUint64 {
+		return nil, nil
+	}
 	var listed []Listed
 	err := q.db.View(func(tx *bbolt.Tx) error {
 		st, err := readState(tx)
@@ -96,6 +101,9 @@ func (q *Queue) Entries(after uint64, limit int) ([]Listed, error) {
 		}
 		c := tx.Bucket([]byte(entriesBucket)).Cursor()
 		for key, sealed := c.Seek(keyOf(after + 1)); key != nil && len(listed) < limit; key, sealed = c.Next() {
+			if _, ok := posOf(key); !ok {
+				continue // no position leads on from it
+			}
 			e, err := decodeEntry(key, sealed)
 			l := Listed{Entry: e, Status: StatusPending}
 			switch {

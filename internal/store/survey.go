@@ -7,7 +7,8 @@ import (
 	"os"
 	"slices"
 
-	"github.com/nixfleet/nixfleet-agent/internal/checksum")
+	"github.com/nixfleet/nixfleet-agent/internal/checksum"
+)
 
 // surveyed is what a look over a file has found.
 type surveyed struct {
