@@ -43,11 +43,12 @@ type Peer struct {
 // Event is one entry of the outbox. Its shape is that of `events --json`.
 type Event struct {
 	Pos       uint64          `json:"pos"`
-	ID        string          `json:"id"` // epoch:pos
-	Kind      string          `json:"kind"`
+	ID        string          `json:"id"`                  // epoch:pos; empty for a damaged one
+	Kind      string          `json:"kind"`                // empty for a damaged one
 	RolloutID string          `json:"rolloutId,omitempty"` // empty: a notice of the host
 	At        time.Time       `json:"at"`
-	State     string          `json:"state"` // pending, acked or damaged
+	State     string          `json:"state"`            // pending, acked or damaged
+	Reason    string          `json:"reason,omitempty"` // why it counts as damaged
 	Body      json.RawMessage `json:"body,omitempty"`
 }
 
@@ -94,6 +95,7 @@ const (
 	CodeBadRequest Code = "bad-request" // 400: the request cannot be meant
 	CodeNotAllowed Code = "not-allowed" // 403: the peer may not change anything
 	CodeNotFound   Code = "not-found"   // 404
+	CodeBadMethod  Code = "bad-method"  // 405
 	CodeReadOnly   Code = "read-only"   // 409: the agent may not write
 	CodeBusy       Code = "busy"        // 503: not now
 	CodeInternal   Code = "internal"    // 500

@@ -41,7 +41,8 @@ func NewClient(path string) *Client {
 // Status asks for the status.
 func (c *Client) Status(ctx context.Context) (Status, error) {
 	var st Status
-	return st, c.get(ctx, "/v1/status", &st)
+	err := c.get(ctx, "/v1/status", &st)
+	return st, err
 }
 
 // Watch calls use with the status now and at every change, until ctx ends, the agent stops or use returns an error. A stream
@@ -53,7 +54,8 @@ func (c *Client) Watch(ctx context.Context, use func(Status) error) error {
 // Events asks for the events after a position.
 func (c *Client) Events(ctx context.Context, after uint64, limit int) ([]Event, error) {
 	var events []Event
-	return events, c.get(ctx, fmt.Sprintf("/v1/events?after=%d&limit=%d", after, limit), &events)
+	err := c.get(ctx, fmt.Sprintf("/v1/events?after=%d&limit=%d", after, limit), &events)
+	return events, err
 }
 
 // Follow calls use with every event after a position, for as long as Watch does.
@@ -68,7 +70,8 @@ func (c *Client) History(ctx context.Context, rollout string, limit int) ([]Hist
 	if rollout != "" {
 		query.Set("rollout", rollout)
 	}
-	return rows, c.get(ctx, "/v1/history?"+query.Encode(), &rows)
+	err := c.get(ctx, "/v1/history?"+query.Encode(), &rows)
+	return rows, err
 }
 
 // Activate asks for a closure to be brought to the host. It returns when the agent has stored the request.
@@ -78,7 +81,8 @@ func (c *Client) Activate(ctx context.Context, req ActivateRequest) (ActivateRep
 	if err != nil {
 		return reply, fmt.Errorf("encode request: %w", err)
 	}
-	return reply, c.do(ctx, http.MethodPost, "/v1/activate", bytes.NewReader(body), &reply)
+	err = c.do(ctx, http.MethodPost, "/v1/activate", bytes.NewReader(body), &reply)
+	return reply, err
 }
 
 func (c *Client) get(ctx context.Context, path string, into any) error {
@@ -92,7 +96,12 @@ func (c *Client) do(ctx context.Context, method, path string, body io.Reader, in
 	}
 	defer answer.Body.Close()
 	data, err := io.ReadAll(io.LimitReader(answer.Body, maxAnswer))
-	if err != nil {
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return ctx.Err()
+	case hasGone(err):
+		return c.noMore()
+	case err != nil:
 		return fmt.Errorf("read answer of the agent: %w", err)
 	}
 	if err := json.Unmarshal(data, into); err != nil {
@@ -111,10 +120,12 @@ func (c *Client) ask(ctx context.Context, method, path string, body io.Reader) (
 	switch {
 	case errors.Is(err, fs.ErrPermission):
 		return nil, &Error{Code: CodeNotAllowed, Message: "connect to " + c.path + ": permission denied", Hint: "run it with sudo, or as a member of socketGroup"}
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ENOTSOCK):
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ENOTDIR):
 		return nil, fmt.Errorf("%w on %s", ErrNoAgent, c.path)
 	case err != nil && ctx.Err() != nil:
 		return nil, ctx.Err()
+	case hasGone(err):
+		return nil, c.noMore()
 	case err != nil:
 		return nil, fmt.Errorf("ask the agent: %w", err)
 	}
@@ -130,6 +141,13 @@ func (c *Client) ask(ctx context.Context, method, path string, body io.Reader) (
 	return nil, refused
 }
 
+// hasGone says whether a connection ended before its answer did.
+func hasGone(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
+
+func (c *Client) noMore() error { return fmt.Errorf("%w any more on %s", ErrNoAgent, c.path) }
+
 func stream[T any](ctx context.Context, c *Client, path string, use func(T) error) error {
 	answer, err := c.ask(ctx, http.MethodGet, path, nil)
 	if err != nil {
@@ -143,7 +161,7 @@ func stream[T any](ctx context.Context, c *Client, path string, use func(T) erro
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			return fmt.Errorf("%w any more on %s", ErrNoAgent, c.path)
+			return c.noMore()
 		}
 		if err := use(v); err != nil {
 			return err

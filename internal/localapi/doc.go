@@ -6,7 +6,11 @@
 //	POST /v1/activate           an ActivateRequest; answers with an ActivateReply
 //
 // Whoever may connect may read: root and one group, by the mode of the socket. Changing anything takes root, or the very user
-// that runs the agent, which the kernel tells by the credentials of the peer. Requests are bounded in size, number and time.
+// that runs the agent, which the kernel tells by the credentials of the peer. Requests are bounded in size, number and time, and
+// streams in number: whoever watches takes no place from those who ask. A peer that does not read is given up.
 //
-// Status is the stable contract of `status --json`; status.schema.json describes it.
+// An answer that is not 200 has an Error as its body. A stream ends when the agent stops, the client goes, or the agent cannot
+// go on; a client that wants more asks again, events from the last position that it has seen.
+//
+// Status is the stable contract of `status --json`; status.schema.json, which is StatusSchema, describes it.
 package localapi

@@ -9,6 +9,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"syscall"
 	"time"
 )
 
@@ -17,6 +18,10 @@ const (
 	socketMode fs.FileMode = 0o660
 	// socketDirMode lets the group reach the socket; everything else in the directory has modes of its own.
 	socketDirMode fs.FileMode = 0o755
+	// newSuffix is added to the name of the socket until it has its mode.
+	newSuffix = ".new"
+	// maxSocketPath is the longest path of a unix socket (sun_path in unix(7), without the byte that ends it).
+	maxSocketPath = 107
 	// answerPatience is how long a socket that is found in place is asked whether somebody is behind it.
 	answerPatience = time.Second
 )
@@ -36,17 +41,23 @@ func (e *Occupied) Hints() string { return e.Hint }
 // Listen makes the socket, open to root and, unless it is empty, to the members of group. A socket that a dead agent left is
 // replaced; anything else at the path is an *Occupied error. The socket never exists under its name with another mode.
 func Listen(path, group string) (*Server, error) {
-	if err := os.MkdirAll(filepath.Dir(path), socketDirMode); err != nil {
-		return nil, fmt.Errorf("make directory of the local socket: %w", err)
+	temporary := path + newSuffix
+	if len(temporary) > maxSocketPath {
+		return nil, fmt.Errorf("listen on %.20s…: the path of the socket is %d bytes long, and unix sockets allow %d here; set a shorter socketPath",
+			path, len(path), maxSocketPath-len(newSuffix))
 	}
-	if err := mayReplace(path); err != nil {
-		return nil, err
+	if err := makeDir(filepath.Dir(path)); err != nil {
+		return nil, fmt.Errorf("make directory of the local socket: %w", err)
 	}
 	gid, err := groupID(group)
 	if err != nil {
 		return nil, err
 	}
-	temporary := path + ".new"
+	for _, at := range []string{path, temporary} {
+		if err := mayReplace(at); err != nil {
+			return nil, err
+		}
+	}
 	if err := os.Remove(temporary); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
@@ -56,9 +67,22 @@ func Listen(path, group string) (*Server, error) {
 	}
 	listener.SetUnlinkOnClose(false)
 	if err := place(temporary, path, gid); err != nil {
-		return nil, errors.Join(fmt.Errorf("listen on %s: %w", path, err), listener.Close())
+		_ = listener.Close()
+		_ = os.Remove(temporary)
+		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
-	return &Server{listener: listener, path: path}, nil
+	return &Server{listener: listener, path: path, bounds: usualBounds}, nil
+}
+
+// makeDir makes a directory where there is none; its mode does not depend on the umask.
+func makeDir(dir string) error {
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := os.MkdirAll(dir, socketDirMode); err != nil {
+		return err
+	}
+	return os.Chmod(dir, socketDirMode)
 }
 
 func place(temporary, path string, gid int) error {
@@ -84,10 +108,15 @@ func mayReplace(path string) error {
 		return &Occupied{Path: path, By: kindOf(info.Mode()), Hint: "move it away, or set another socketPath"}
 	}
 	conn, err := net.DialTimeout("unix", path, answerPatience)
-	if err != nil {
-		return nil // nobody listens
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, fs.ErrNotExist): // only these say that nobody listens
+		return nil
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("listen on %s: the socket that is there may not be asked: %w", path, fs.ErrPermission)
+	case err == nil:
+		_ = conn.Close()
 	}
-	return errors.Join(&Occupied{Path: path, By: "a socket that somebody answers on", Hint: "another agent runs; stop it, or set another socketPath"}, conn.Close())
+	return &Occupied{Path: path, By: "a socket that somebody listens on", Hint: "another agent runs; stop it, or set another socketPath"}
 }
 
 func kindOf(mode fs.FileMode) string {

@@ -1,9 +1,18 @@
 package localapi
 
-import "time"
+import (
+	_ "embed" // the schema
+	"encoding/json"
+	"time"
+)
 
 // SchemaVersion is the version of the JSON contract of Status. Fields are only ever added under one version.
 const SchemaVersion = 1
+
+// StatusSchema is the JSON Schema of Status, as it is published.
+//
+//go:embed status.schema.json
+var StatusSchema string
 
 // Status answers three questions about this host: what is, why, and what next. It is the stable contract of
 // `status --json`; status.schema.json beside this file describes it.
@@ -28,6 +37,18 @@ type Status struct {
 	Then    string   `json:"then"`    // one sentence: what happens next and who has to do it
 	Notes   []string `json:"notes"`   // what the operator should know besides: degraded conditions, frozen records
 	Outbox  Outbox   `json:"outbox"`
+}
+
+// MarshalJSON writes lists that are empty as such: a consumer never meets null in the place of a list.
+func (s Status) MarshalJSON() ([]byte, error) {
+	type plain Status
+	if s.Why == nil {
+		s.Why = []string{}
+	}
+	if s.Notes == nil {
+		s.Notes = []string{}
+	}
+	return json.Marshal(plain(s))
 }
 
 // Source says where the answer comes from.
