@@ -193,4 +193,6 @@ func (s *stage) expectLinks(booted, running, profile string) error {
 	return nil
 }
 
-func chapter(out io.Writer, title string) { fmt.Fprintf(out, "\n%s\n%s\n", title, strings.Repeat("-", len(title))) }
+func chapter(out io.Writer, title string) {
+	fmt.Fprintf(out, "\n%s\n%s\n", title, strings.Repeat("-", len(title)))
+}

@@ -36,7 +36,7 @@ type stage struct {
 // set builds the agent and lays out the host.
 func set(ctx context.Context, out io.Writer, dir string) (*stage, error) {
 	s := &stage{ctx: ctx, out: out, dir: dir, binary: filepath.Join(dir, "nixfleet-agent"), config: filepath.Join(dir, "nixfleet-agent.json")}
-	build := exec.CommandContext(ctx, "go", "build", "-o", s.binary, "./cmd/nixfleet-agent")
+	build := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-o", s.binary, "./cmd/nixfleet-agent")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if text, err := build.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("build the agent: %w\n%s", err, text)

@@ -18,6 +18,8 @@ import (
 const (
 	// startPatience bounds the wait for an agent that holds its store and does not answer yet. It is READY within milliseconds.
 	startPatience = 3 * time.Second
+	// answerPatience bounds the wait for the answer of an agent that took the question. It reads a file and some links for it.
+	answerPatience = 5 * time.Second
 	// askAgain is the pause before an agent that did not answer is asked again.
 	askAgain = 100 * time.Millisecond
 )
@@ -34,9 +36,6 @@ func (g *globals) ask(cmd *cobra.Command) (*ask, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := g.checkRoot(); err != nil {
-		return nil, err
-	}
 	return &ask{cfg: cfg, root: g.root, client: localapi.NewClient(cfg.SocketPath)}, nil
 }
 
@@ -45,7 +44,7 @@ func (g *globals) ask(cmd *cobra.Command) (*ask, error) {
 func (a *ask) status(ctx context.Context) (localapi.Status, error) {
 	deadline := time.Now().Add(startPatience)
 	for {
-		st, err := a.client.Status(ctx)
+		st, err := a.statusOfAgent(ctx)
 		if !errors.Is(err, localapi.ErrNoAgent) {
 			return st, err
 		}
@@ -57,6 +56,17 @@ func (a *ask) status(ctx context.Context) (localapi.Status, error) {
 			return st, err
 		}
 	}
+}
+
+// statusOfAgent asks the agent. One that is stuck is none.
+func (a *ask) statusOfAgent(ctx context.Context) (localapi.Status, error) {
+	bounded, cancel := context.WithTimeout(ctx, answerPatience)
+	defer cancel()
+	st, err := a.client.Status(bounded)
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		err = localapi.ErrNoAgent
+	}
+	return st, err
 }
 
 // fromAgentOr asks the agent and, where none answers, reads the file. It reports which of the two answered.

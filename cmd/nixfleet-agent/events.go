@@ -90,7 +90,7 @@ func (o *eventsOptions) run(ctx context.Context, a *ask, out *ink, rest io.Write
 	}
 	err = a.client.Follow(ctx, o.after, func(e localapi.Event) error { return o.show(out, e) })
 	if ctx.Err() != nil {
-		return nil // interrupted, which is how it ends
+		return nil //nolint:nilerr // interrupted, which is how it ends
 	}
 	return err
 }
@@ -107,7 +107,7 @@ func (o *eventsOptions) show(out *ink, e localapi.Event) error {
 		state = out.bad(state)
 	}
 	out.printf("#%-5d %s  %-22s %-24s %s", e.Pos, when(e.At), plain(e.Kind), plain(orDash(e.RolloutID)), state)
-	if says := gist(e.Body); says != "" {
+	if says := orElse(e.Reason, gist(e.Body)); says != "" {
 		out.printf("  %s", plain(says))
 	}
 	out.printf("\n")
@@ -145,9 +145,11 @@ func gist(body json.RawMessage) string {
 
 func when(t time.Time) string { return t.Local().Format(time.DateTime) }
 
-func orDash(s string) string {
+func orDash(s string) string { return orElse(s, "-") }
+
+func orElse(s, otherwise string) string {
 	if s == "" {
-		return "-"
+		return otherwise
 	}
 	return s
 }

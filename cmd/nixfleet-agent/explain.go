@@ -27,10 +27,7 @@ The exit code is 0 for a closure that can be activated, either way, and 1 for on
 			if err != nil {
 				return err
 			}
-			if err := g.checkRoot(); err != nil {
-				return err
-			}
-			ex, err := agent.Explain(cfg, g.root, args[0])
+			ex, err := agent.Explain(cmd.Context(), cfg, g.root, args[0])
 			if err != nil {
 				return err
 			}

@@ -86,7 +86,7 @@ func (f *follower) owning(st localapi.Status) error {
 	switch r.State {
 	case "Soaking", "Converged":
 		f.outcome.text, f.outcome.code = "the target runs", exitOK
-		if r.State == "Soaking" {
+		if r.State == "Soaking" && r.SoakMS > 0 {
 			f.outcome.text += " and is watched for " + duration(time.Duration(r.SoakMS)*time.Millisecond)
 		}
 		f.outcome.why = r.Degraded

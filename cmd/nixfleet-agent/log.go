@@ -16,7 +16,7 @@ func newLog(w io.Writer, level slog.Level, color string) *slog.Logger {
 		return slog.New(&journalHandler{level: level, send: journal.Send})
 	}
 	if isTerminal(w) || color == "always" {
-		return slog.New(tint.NewHandler(w, &tint.Options{Level: level, TimeFormat: time.TimeOnly, NoColor: !wantsColor(w, color)}))
+		return slog.New(tint.NewTextHandler(w, &tint.Options{Level: level, TimeFormat: time.TimeOnly, NoColor: !wantsColor(w, color)}))
 	}
 	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
 }

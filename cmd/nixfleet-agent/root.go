@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -75,7 +76,7 @@ func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 }
 
-// load reads the configuration and moves its paths below the root. A configuration that was not named need not exist.
+// load reads the configuration and moves its paths below the root, which must be a directory. A configuration that was not named need not exist.
 func (g *globals) load(cmd *cobra.Command) (config.Config, error) {
 	cfg, err := config.Load(g.config)
 	switch {
@@ -83,6 +84,12 @@ func (g *globals) load(cmd *cobra.Command) (config.Config, error) {
 	case errors.Is(err, fs.ErrNotExist) && !cmd.Flags().Changed("config"):
 		cfg = config.Default()
 	default:
+		return cfg, err
+	}
+	if g.root, err = filepath.Abs(g.root); err != nil {
+		return cfg, fmt.Errorf("find --root: %w", err)
+	}
+	if err := g.checkRoot(); err != nil {
 		return cfg, err
 	}
 	cfg = cfg.WithRoot(g.root)

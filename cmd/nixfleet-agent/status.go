@@ -31,6 +31,10 @@ With the agent down its file is read, and the answer says so. The exit code tell
 --json prints the whole answer; its fields are only ever added to, and --json-schema prints what they mean.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if opt.schema {
+				_, err := io.WriteString(cmd.OutOrStdout(), localapi.StatusSchema)
+				return err
+			}
 			a, err := g.ask(cmd)
 			if err != nil {
 				return err
@@ -86,7 +90,7 @@ func watchStatus(ctx context.Context, a *ask, out *ink, opt statusOptions) error
 	for {
 		err := a.client.Watch(ctx, show)
 		if ctx.Err() != nil {
-			return nil // interrupted, which is how a watch ends
+			return nil //nolint:nilerr // interrupted, which is how a watch ends
 		}
 		if !errors.Is(err, localapi.ErrNoAgent) {
 			return err

@@ -126,50 +126,85 @@ func (d attemptDir) marker() (m marker, found bool, err error) {
 	return m, true, nil
 }
 
-// result reads the result. One that makes no sense counts as none: it is synced before it gets its name.
-func (d attemptDir) result() (r Result, found bool, err error) {
+// trace is what the files of an attempt say of it.
+type trace struct {
+	marker marker
+	begun  bool // there is a marker, or something in the place of a result
+	result Result
+	ended  bool // the result is whole and this attempt's
+}
+
+// trace reads the files. The marker is read last: it is there before any result.
+func (d attemptDir) trace() (trace, error) {
 	data, err := readBounded(d.file(resultFile))
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return Result{}, false, nil
-	case err != nil:
-		return Result{}, false, fmt.Errorf("read result: %w", err)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return trace{}, fmt.Errorf("read result: %w", err)
 	}
-	if json.Unmarshal(data, &r) != nil {
-		return Result{}, false, nil
+	m, begun, markerErr := d.marker()
+	if markerErr != nil {
+		return trace{}, markerErr
+	}
+	t := trace{marker: m, begun: begun || err == nil}
+	t.result, t.ended = verified(data, m)
+	return t, nil
+}
+
+// verified reads a result, and takes none that is not whole or that the attempt of this marker did not leave: zeros would
+// read as a success. It is synced before it gets its name, so a result that makes no sense has been damaged since.
+func verified(data []byte, m marker) (Result, bool) {
+	var stored struct {
+		Result
+		ExitCode *int `json:"exit_code"`
+	}
+	if json.Unmarshal(data, &stored) != nil || stored.ExitCode == nil {
+		return Result{}, false
+	}
+	r := stored.Result
+	r.ExitCode = *stored.ExitCode
+	if m.StartedAt.IsZero() || !r.StartedAt.Equal(m.StartedAt) || r.EndedAt.IsZero() || r.BootID != m.BootID || r.InvocationID != m.InvocationID {
+		return Result{}, false
 	}
 	switch r.Kind {
-	case KindExited, KindSignaled, KindTimeout, KindLost:
-		return r, true, nil
+	case KindExited:
+		return r, r.ExitCode >= 0
+	case KindSignaled, KindTimeout:
+		return r, r.Signal > 0
 	default:
-		return Result{}, false, nil
+		return Result{}, false
 	}
 }
 
 // look finds out from the files alone where an attempt is. JobAbsent may mean that its body has not come as far as its lock.
+//
+// An attempt holds its lock from before it makes its marker until after it has written its result. So one that had begun
+// before its lock was found free has ended; one that had not may have begun since, and is not to be called lost.
 func (o AttemptOptions) look(id JobID) (Observed, marker, error) {
 	d := o.dir(id)
-	if r, found, err := d.result(); err != nil || found {
-		return Observed{State: JobEnded, Result: r}, marker{}, err
+	before, err := d.trace()
+	switch {
+	case err != nil:
+		return Observed{}, marker{}, err
+	case before.ended:
+		return Observed{State: JobEnded, Result: before.result}, before.marker, nil
 	}
 	held, err := d.held()
-	if err != nil {
-		return Observed{}, marker{}, err
-	}
-	m, begun, err := d.marker()
 	switch {
 	case err != nil:
 		return Observed{}, marker{}, err
 	case held:
-		return Observed{State: JobRunning}, m, nil
-	case !begun:
+		return Observed{State: JobRunning}, before.marker, nil
+	case !before.begun:
 		return Observed{State: JobAbsent}, marker{}, nil
 	}
-	// It may have ended since the first look: the result is there before the lock is free.
-	if r, found, err := d.result(); err != nil || found {
-		return Observed{State: JobEnded, Result: r}, m, err
+	after, err := d.trace()
+	switch {
+	case err != nil:
+		return Observed{}, marker{}, err
+	case after.ended:
+		return Observed{State: JobEnded, Result: after.result}, after.marker, nil
+	default:
+		return Observed{State: JobLost, Result: o.lost(after.marker)}, after.marker, nil
 	}
-	return Observed{State: JobLost, Result: o.lost(m)}, m, nil
 }
 
 func (o AttemptOptions) lost(m marker) Result {

@@ -32,9 +32,9 @@ const (
 	stopGrace = 20 * time.Second
 	// groupPoll is how often the rest of a process group that was told to end is looked for.
 	groupPoll = 50 * time.Millisecond
-	// resultRetries and resultRetryPause bound how long a full disk is waited for with a result in hand.
-	resultRetries    = 30
-	resultRetryPause = time.Second
+	// resultPatience bounds how long a full disk is waited for with a result in hand, resultPause how often it is tried.
+	resultPatience = 30 * time.Second
+	resultPause    = 500 * time.Millisecond
 )
 
 // Attempt is what the verb "attempt" is run with.
@@ -77,7 +77,7 @@ func RunAttempt(ctx context.Context, a Attempt, argv []string) (int, error) {
 	}
 	a.run(ctx, argv, told, &result)
 	result.EndedAt = a.Now()
-	return mirrored(result), storeResult(dir, result)
+	return mirrored(result), storeResult(ctx, dir, result)
 }
 
 func (a Attempt) lock(dir attemptDir) (*os.File, error) {
@@ -111,8 +111,11 @@ func (a Attempt) run(ctx context.Context, argv []string, told <-chan os.Signal, 
 		result.Kind, result.ExitCode, result.Note = KindExited, exitCannotRun, err.Error()
 		return
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- program.Wait() }()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = program.Wait() // how it ended is in its ProcessState
+	}()
 
 	var deadline <-chan time.Time
 	if a.Deadline > 0 {
@@ -148,8 +151,8 @@ func asUnix(sig os.Signal) unix.Signal {
 	return unix.SIGTERM
 }
 
-// endGroup ends a process group, whose leader's end is told on ended: politely, and after a grace without.
-func endGroup(group int, ended <-chan error) {
+// endGroup ends a process group, whose leader has ended when ended is closed: politely, and after a grace without.
+func endGroup(group int, ended <-chan struct{}) {
 	_ = unix.Kill(-group, unix.SIGTERM) // it may be gone
 	grace := time.NewTimer(stopGrace)
 	defer grace.Stop()
@@ -193,13 +196,18 @@ func mirrored(r Result) int {
 	}
 }
 
-// storeResult writes the result, for a while also against a full disk: without it the attempt counts as lost.
-func storeResult(dir attemptDir, r Result) error {
-	for retry := 0; ; retry++ {
+// storeResult writes the result, for a while also against a full disk: without it the attempt counts as lost. The end of ctx
+// does not end that wait, since it may be what ended the program.
+func storeResult(ctx context.Context, dir attemptDir, r Result) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), resultPatience)
+	defer cancel()
+	for {
 		err := dir.finish(r)
-		if err == nil || retry == resultRetries || !(errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)) {
+		if err == nil || !(errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)) {
 			return err
 		}
-		time.Sleep(resultRetryPause)
+		if rest(ctx, resultPause) != nil {
+			return err
+		}
 	}
 }

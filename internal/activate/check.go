@@ -25,7 +25,7 @@ type CheckOptions struct {
 // not-nixos, not-switchable, wrong-machine, wrong-host, boot-default-pinned or disk-full, or, and then it is Retryable, busy
 // or boot-not-finished. A target that is not in the store yet is judged by its name alone.
 func (r *Runner) Check(ctx context.Context, target string, opt CheckOptions) error {
-	if err := r.checkTarget(target, opt); err != nil {
+	if err := r.checkTarget(ctx, target, opt); err != nil {
 		return err
 	}
 	if err := r.checkBootDefault(target); err != nil {
@@ -37,7 +37,7 @@ func (r *Runner) Check(ctx context.Context, target string, opt CheckOptions) err
 	return r.checkQuiet(ctx)
 }
 
-func (r *Runner) checkTarget(target string, opt CheckOptions) error {
+func (r *Runner) checkTarget(ctx context.Context, target string, opt CheckOptions) error {
 	if err := system.ParseStorePath(target); err != nil {
 		return notSwitchable(err)
 	}
@@ -55,12 +55,12 @@ func (r *Runner) checkTarget(target string, opt CheckOptions) error {
 	if opt.Force {
 		return nil
 	}
-	return r.checkName(target, components.Version, opt.Hostname)
+	return r.checkName(ctx, target, components.Version, opt.Hostname)
 }
 
 // checkName refuses a closure that was built for another host: NixOS names it "nixos-system-<name>-<label>". The name may be
 // set to something else than the host's; so where the running system does not bear the host's name, nothing is concluded.
-func (r *Runner) checkName(target, label, hostname string) error {
+func (r *Runner) checkName(ctx context.Context, target, label, hostname string) error {
 	own := []string{hostname}
 	if name := r.hostname(); name != "" {
 		own = append(own, name)
@@ -68,7 +68,10 @@ func (r *Runner) checkName(target, label, hostname string) error {
 	if namedAfter(target, label, own) {
 		return nil
 	}
-	running, err := runningComponents(r.host)
+	running, err := runningComponents(ctx, r.host)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
 	if err != nil || !namedAfter(running.Closure, running.Version, own) {
 		return nil //nolint:nilerr // an unreadable running system tells nothing about the target's name
 	}

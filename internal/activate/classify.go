@@ -123,21 +123,38 @@ func (c *classifier) dbus(base Baseline, target system.Components) {
 
 // systemd compares what PID 1 executes with the target's link, by version or by store path.
 func (c *classifier) systemd(base Baseline, target system.Components) {
-	fromPath, fromVersion := base.Running.SystemdPath, base.Running.SystemdVersion
-	switch {
-	case inStore(base.Live.PID1):
-		fromPath = packageOf(base.Live.PID1)
-		fromVersion = versionOf(fromPath)
-	case base.Live.PID1 != "":
-		c.note("PID 1 runs %s, which is not from the store; the running system's systemd is compared", base.Live.PID1)
-	case base.Live.PID1Note != "":
-		c.note("%s; the running system's systemd is compared", base.Live.PID1Note)
-	}
+	fromPath, fromVersion := c.liveSystemd(base)
 	if c.rules.SystemdBy == ByPath || !versioned(fromPath, fromVersion) || !versioned(target.SystemdPath, target.SystemdVersion) {
 		c.compare(ComponentSystemd, fromPath, target.SystemdPath)
 		return
 	}
 	c.compare(ComponentSystemd, fromVersion, target.SystemdVersion)
+}
+
+// systemdProgram is the name of systemd's binary in its package.
+const systemdProgram = "systemd"
+
+// liveSystemd is the systemd that PID 1 runs, by store path and version. With systemd in the initrd, a closure's "init" is a
+// copy of the binary (nixos/modules/system/activation/top-level.nix), so PID 1 may run it under that name.
+func (c *classifier) liveSystemd(base Baseline) (storePath, version string) {
+	pid1 := base.Live.PID1
+	for _, s := range []system.Components{base.Booted, base.Running} {
+		if s.Closure != "" && pid1 == s.Closure+"/init" {
+			return s.SystemdPath, s.SystemdVersion
+		}
+	}
+	switch {
+	case inStore(pid1) && path.Base(pid1) == systemdProgram:
+		storePath = packageOf(pid1)
+		return storePath, versionOf(storePath)
+	case inStore(pid1):
+		c.note("PID 1 runs %s, which is not systemd's own binary; the running system's systemd is compared", pid1)
+	case pid1 != "":
+		c.note("PID 1 runs %s, which is not from the store; the running system's systemd is compared", pid1)
+	case base.Live.PID1Note != "":
+		c.note("%s; the running system's systemd is compared", base.Live.PID1Note)
+	}
+	return base.Running.SystemdPath, base.Running.SystemdVersion
 }
 
 // versioned reports whether a systemd can be compared by version: it is absent, or its name has one.

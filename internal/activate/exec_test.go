@@ -19,6 +19,9 @@ import (
 	"github.com/nixfleet/nixfleet-agent/internal/system"
 )
 
+// now is the clock of what is made here.
+var now = time.Now
+
 // patience is how long a test waits for something that takes no time on a machine that is not busy.
 const patience = time.Minute
 

@@ -206,7 +206,8 @@ func Do(ctx context.Context, l Launcher, job Job) (Result, error) {
 			if err := ctx.Err(); err != nil {
 				return Result{}, err
 			}
-			if err := l.Start(ctx, job); err != nil {
+			// Somebody else may have started it since; then it is found begun.
+			if err := l.Start(ctx, job); err != nil && !errors.Is(err, errAlreadyStarted) {
 				return Result{}, firstError(ctx.Err(), err)
 			}
 			started = true

@@ -54,11 +54,14 @@ func (b *boundedBuffer) Write(p []byte) (int, error) {
 }
 
 // tail is the end of what an invocation wrote or, where none is known, of what was written by and about its unit.
+//
+// Of a process that has ended before the journal daemon looks at it, the invocation is not known any more, while its stream
+// still tells the unit. A unit's name is that of one attempt.
 func (j journal) tail(ctx context.Context, unit, invocation string, lines int) string {
 	j(ctx, "--sync") // what was just written is read only after it has come through
 	match := []string{"--unit", unit, "--boot"}
 	if invocation != "" {
-		match = []string{"_SYSTEMD_INVOCATION_ID=" + invocation}
+		match = []string{"_SYSTEMD_INVOCATION_ID=" + invocation, "+", "_SYSTEMD_UNIT=" + unit}
 	}
 	return lastLines(j(ctx, append([]string{"--output=cat", "--lines=" + strconv.Itoa(lines)}, match...)...), lines, maxTail)
 }

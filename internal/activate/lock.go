@@ -66,11 +66,11 @@ func identify(f *os.File) (lockedFile, error) {
 	file := lockedFile{major: unix.Major(stat.Dev), minor: unix.Minor(stat.Dev), inode: stat.Ino}
 	info, err := os.ReadFile("/proc/self/fdinfo/" + strconv.Itoa(int(f.Fd())))
 	if err != nil {
-		return file, nil //nolint:nilerr // without /proc the device of stat is as good as it gets
+		return file, nil // without /proc the device of stat is as good as it gets
 	}
 	mounts, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
-		return file, nil //nolint:nilerr // as above
+		return file, nil // as above
 	}
 	defer mounts.Close()
 	if major, minor, found := deviceOfMount(mounts, mountID(string(info))); found {

@@ -8,17 +8,25 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/nixfleet/nixfleet-agent/internal/activate"
 )
 
-// TestMain lets the test binary stand for the agent's own: as the body of an attempt, and as an agent that starts one.
+// TestMain lets the test binary stand for the agent's own: as the body of an attempt, as an agent that starts one, and as
+// another tool that switches.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
 		switch os.Args[1] {
 		case "attempt":
-			os.Exit(attemptVerb(os.Args[2:]))
+			// Unlike os.Exit, this says nothing about coverage where the program's output goes.
+			unix.Exit(attemptVerb(os.Args[2:]))
 		case "starter":
 			os.Exit(starterVerb(os.Args[2:]))
+		case "flock":
+			os.Exit(flockVerb(os.Args[2]))
+		case "flock-fd":
+			os.Exit(flockFDVerb(os.Args[2]))
 		}
 	}
 	os.Exit(m.Run())

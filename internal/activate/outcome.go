@@ -211,8 +211,7 @@ func (o *Outcome) judgeBootDefault(seen Observation) {
 
 // judgeNotSwitched judges a switch after which the prior system still runs.
 func (o *Outcome) judgeNotSwitched(seen Observation) {
-	refusing := seen.refusing()
-	switch {
+	switch refusing := seen.refusing(); {
 	case o.ExitCode == exitInitDiffers:
 		o.Kind, o.Reason = Stage, "NixOS does not switch across another init interface"
 		if seen.Init != nil {
@@ -220,7 +219,7 @@ func (o *Outcome) judgeNotSwitched(seen Observation) {
 		} else {
 			o.Components = []Change{{Component: ComponentInit, Treatment: Defer}}
 		}
-	case o.ExitCode == exitError && len(refusing) > 0 && len(seen.ListsLeft) == 0:
+	case len(refusing) > 0:
 		o.Kind, o.Reason, o.Components = Stage, "NixOS refused to switch live: a switch inhibitor differs", refusing
 	case seen.cutOff():
 		o.interrupted(seen, "")
@@ -229,9 +228,10 @@ func (o *Outcome) judgeNotSwitched(seen Observation) {
 	}
 }
 
-// refusing are the inhibitors that made NixOS refuse: those that differ, or that its check named in the output.
+// refusing are the inhibitors that made NixOS refuse: those that differ, or that its check named in the output. The check comes
+// before anything is touched, so that lists which are left are those of an earlier switch.
 func (seen Observation) refusing() []Change {
-	if len(seen.Inhibitors) > 0 {
+	if len(seen.Inhibitors) > 0 || seen.Result.exitCode() != exitError {
 		return seen.Inhibitors
 	}
 	return refusedInhibitors(seen.Result.Tail)

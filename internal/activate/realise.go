@@ -43,7 +43,7 @@ func (r *Runner) Realise(ctx context.Context, id JobID, target, rootName string)
 // Texts of nix-store and of the libraries below it, over its versions.
 var (
 	untrustedTexts = []string{
-		"is not signed by any of the keys",   // 2.3 to 2.26, with "substitute" or "ignoring substitute"
+		"not signed by any of the keys",      // "the substitute … is not", later "ignoring substitute …, as it's not"
 		"lacks a valid signature",            // 2.3, 2.8
 		"lacks a signature by a trusted key", // 2.10 and later
 		"does not have a valid signature",    // from a daemon
@@ -104,8 +104,8 @@ func realiseFailure(target string, result Result) *Failure {
 	return f
 }
 
-func contains(text string, any []string) bool {
-	for _, part := range any {
+func contains(text string, parts []string) bool {
+	for _, part := range parts {
 		if strings.Contains(text, part) {
 			return true
 		}

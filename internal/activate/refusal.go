@@ -10,6 +10,7 @@ const (
 	unitsFailedPrefix = "warning: the following units failed: "
 	noSpaceLeft       = "No space left on device"
 	quotaExceeded     = "Disk quota exceeded"
+	databaseFull      = "database or disk is full" // SQLite, below Nix
 
 	// maxNamed bounds what is taken from an output; a closure has a handful of inhibitors.
 	maxNamed = 64
@@ -58,5 +59,5 @@ func unitsNamedFailed(tail string) []string {
 }
 
 func diskFull(tail string) bool {
-	return strings.Contains(tail, noSpaceLeft) || strings.Contains(tail, quotaExceeded)
+	return contains(tail, []string{noSpaceLeft, quotaExceeded, databaseFull})
 }

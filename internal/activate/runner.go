@@ -118,8 +118,8 @@ func (r *Runner) Forget(rollout string, attempts int) error {
 }
 
 // Compare classifies a target against what runs.
-func (r *Runner) Compare(target string) (Verdict, error) {
-	base, to, err := Gather(r.host, target, r.opt.Rules)
+func (r *Runner) Compare(ctx context.Context, target string) (Verdict, error) {
+	base, to, err := Gather(ctx, r.host, target, r.opt.Rules)
 	if err != nil {
 		return Verdict{}, err
 	}
@@ -128,8 +128,8 @@ func (r *Runner) Compare(target string) (Verdict, error) {
 
 // CriticalForReturn names what keeps the running system from being brought back to prior live: the bus, systemd, the init
 // interface, or an inhibitor. What only a reboot loads (kernel, initrd, parameters, firmware) does not.
-func (r *Runner) CriticalForReturn(_ context.Context, prior string) ([]Change, error) {
-	verdict, err := r.Compare(prior)
+func (r *Runner) CriticalForReturn(ctx context.Context, prior string) ([]Change, error) {
+	verdict, err := r.Compare(ctx, prior)
 	if err != nil {
 		return nil, err
 	}

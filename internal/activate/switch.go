@@ -23,7 +23,7 @@ func (r *Runner) Inspect(ctx context.Context, target string) (Verdict, error) {
 	if err := r.askAgent(ctx, target); err != nil {
 		return Verdict{}, err
 	}
-	return r.Compare(target)
+	return r.Compare(ctx, target)
 }
 
 // agentProgram is where a closure has the agent.

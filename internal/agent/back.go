@@ -14,6 +14,9 @@ import (
 // the target; what another hand has changed is left and said. A leg that fails ends the work for this start of the agent;
 // the next start resumes it.
 func (w *worker) back() error {
+	if err := w.renewLost(); err != nil {
+		return err
+	}
 	for w.rec.Work != nil && w.rec.Work.Phase != fsm.PhaseStaged {
 		w.log.Info("phase", slog.String("phase", string(w.rec.Work.Phase)))
 		err := w.leg(w.rec.Work.Phase)
@@ -29,6 +32,24 @@ func (w *worker) back() error {
 		}
 	}
 	return nil
+}
+
+// renewLost makes another attempt of a leg whose attempt was cut off, as by a power cut: it will never have a result, and what
+// it was to bring back is owed all the same.
+func (w *worker) renewLost() error {
+	if w.rec.Work == nil || w.rec.Work.Attempt == 0 {
+		return nil
+	}
+	seen, err := w.loop.runner.Look(w.ctx, jobOf(w.rec))
+	switch {
+	case w.ctx.Err() != nil:
+		return w.left()
+	case err != nil:
+		return err
+	case seen.State != activate.JobLost:
+		return nil
+	}
+	return w.newAttempt(nil, true)
 }
 
 func (w *worker) leg(p fsm.Phase) error {

@@ -72,7 +72,7 @@ func (l *loop) say() {
 		return
 	}
 	s := snapshot{source: localapi.FromAgent, live: live, progress: l.board.copy().progress, label: func(string) string { return "" }, now: l.now()}
-	var st localapi.Status
+	st := localapi.Status{Agent: localapi.Agent{ReadOnly: l.opening.ReadOnly}}
 	if live != nil {
 		st.Rollout = s.rollout(*live)
 	}
@@ -90,9 +90,13 @@ func readEvents(queue *outbox.Queue, after uint64, limit int) ([]localapi.Event,
 	}
 	out := make([]localapi.Event, 0, len(entries))
 	for _, e := range entries {
+		id := ""
+		if e.Epoch != "" {
+			id = fmt.Sprintf("%s:%d", e.Epoch, e.Pos)
+		}
 		out = append(out, localapi.Event{
-			Pos: e.Pos, ID: fmt.Sprintf("%s:%d", e.Epoch, e.Pos), Kind: e.Kind, RolloutID: e.RolloutID, At: e.At,
-			State: string(e.Status), Body: e.Body,
+			Pos: e.Pos, ID: id, Kind: e.Kind, RolloutID: e.RolloutID, At: e.At,
+			State: string(e.Status), Reason: e.Reason, Body: e.Body,
 		})
 	}
 	return out, nil

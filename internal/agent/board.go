@@ -56,6 +56,13 @@ func (b *board) say(rollout, text string) {
 	}
 }
 
+// forget drops the words about a phase that ends; the commit that ends it announces the change.
+func (b *board) forget(rollout string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.progress, rollout)
+}
+
 // degrade sets or, with an empty text, clears a degraded condition.
 func (b *board) degrade(d degradation, text string) {
 	b.mu.Lock()

@@ -179,6 +179,12 @@ func (w *worker) inspect() error {
 	if there, err := w.thereAlready(verdict); there || err != nil {
 		return err
 	}
+	// Waiting for another switch, or for a cache, takes its time: what is returned to is what the host is when it is touched.
+	if !w.rec.Work.Touched {
+		if err := w.restamp(); err != nil {
+			return err
+		}
+	}
 	if err := w.rootPrior(); err != nil {
 		return err
 	}
@@ -207,6 +213,9 @@ func (w *worker) inspect() error {
 		if err := w.restamp(); err != nil {
 			return err
 		}
+		if err := w.rootPrior(); err != nil {
+			return err
+		}
 	}
 }
 
@@ -217,7 +226,7 @@ func (w *worker) restamp() error {
 		return err
 	}
 	prior, err := w.loop.priorFor(w.ctx, w.rec, live)
-	if err != nil {
+	if err != nil || prior == w.rec.Prior {
 		return err
 	}
 	return w.store(func(rec *fsm.Record) { rec.Prior = prior })
@@ -270,7 +279,11 @@ func (w *worker) switchTo() error {
 	if err != nil {
 		return err
 	}
-	w.say("running switch-to-configuration %s (attempt %d)", action, id.Attempt)
+	again := ""
+	if w.rec.Work.Retries > 0 {
+		again = ", once more"
+	}
+	w.say("running switch-to-configuration %s%s", action, again)
 	result, err := w.loop.runner.Switch(w.ctx, id, w.rec.TargetClosure, w.rec.Specialisation, action)
 	if err != nil {
 		return err
@@ -304,7 +317,7 @@ func (w *worker) conclude(action activate.Action, observed activate.Observation,
 		return w.newAttempt(w.started(action), false)
 	case activate.Interrupted:
 		if w.rec.Work.Retries >= maxInterrupted {
-			return w.fail(fsm.ReasonSwitchInterrupted, outcome.ExitCode, outcome.Text(observed))
+			return w.fail(fsm.FailureReason(outcome.FailureReason), outcome.ExitCode, outcome.Text(observed))
 		}
 		w.log.Warn("the switch was cut off; the same switch is run once more", slog.String("reason", outcome.Reason))
 		return w.newAttempt(w.started(action), true)

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"errors"
 
 	"github.com/nixfleet/nixfleet-agent/internal/activate"
@@ -11,7 +12,7 @@ import (
 
 // Explain says whether a closure would be activated live or be deferred on this host, and why. It touches nothing and needs no
 // agent.
-func Explain(cfg config.Config, root, target string) (localapi.Explanation, error) {
+func Explain(ctx context.Context, cfg config.Config, root, target string) (localapi.Explanation, error) {
 	host := system.New(root)
 	ex := localapi.Explanation{SchemaVersion: localapi.SchemaVersion, Target: target}
 	components, err := host.InspectTarget(target)
@@ -25,7 +26,7 @@ func Explain(cfg config.Config, root, target string) (localapi.Explanation, erro
 	}
 	ex.Label = components.Version
 	rules := rulesOf(cfg)
-	base, to, err := activate.Gather(host, target, rules)
+	base, to, err := activate.Gather(ctx, host, target, rules)
 	if err != nil {
 		return ex, err
 	}

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/nixfleet/nixfleet-agent/internal/outbox"
+	"github.com/nixfleet/nixfleet-agent/internal/store"
 )
 
 // Host notices that are not recovery's: what happened to the host and not to a rollout.
@@ -58,4 +59,15 @@ func (t *turn) notifyOnce(key string, n notice) (bool, error) {
 		return false, err
 	}
 	return true, t.notify(n)
+}
+
+// saidBefore reports whether the last notice of that kind had that key.
+func (l *loop) saidBefore(kind, key string) (bool, error) {
+	said := false
+	err := l.store.View(func(tx *store.Tx) error {
+		last, err := tx.Setting(settingNoticePrefix + kind)
+		said = err == nil && string(last) == key
+		return err
+	})
+	return said, err
 }

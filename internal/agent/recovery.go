@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"github.com/nixfleet/nixfleet-agent/internal/activate"
 	"github.com/nixfleet/nixfleet-agent/internal/bootrecovery"
@@ -25,6 +26,7 @@ const (
 func (l *loop) start(ctx context.Context, facts system.Facts) {
 	if l.opening.ReadOnly != "" {
 		l.log.Error("the store is read only for this version", slog.String("why", l.opening.ReadOnly))
+		l.say()
 		l.board.markReady()
 		return
 	}
@@ -32,6 +34,7 @@ func (l *loop) start(ctx context.Context, facts system.Facts) {
 		l.log.Error("report the opening of the store", slog.Any("err", err))
 	}
 	l.recover(ctx, onStart)
+	l.sweep()
 	l.watchSoak()
 	l.advance(ctx)
 	l.board.markReady()
@@ -86,6 +89,17 @@ func (l *loop) isNewBoot() (bool, error) {
 	return isNew, err
 }
 
+// bootedSince reports whether this boot was first seen after a moment.
+func (l *loop) bootedSince(then time.Time) (bool, error) {
+	since := false
+	err := l.store.View(func(tx *store.Tx) error {
+		boots, err := tx.Boots(1)
+		since = err == nil && len(boots) > 0 && boots[0].At.After(then)
+		return err
+	})
+	return since, err
+}
+
 func seenOf(f system.Facts) *hostSeen {
 	return &hostSeen{BootID: f.BootID, Booted: f.Booted, Running: f.Running, Profile: f.Profile, BootDefault: f.BootDefault.Closure}
 }
@@ -134,12 +148,15 @@ func (l *loop) recoverOne(ctx context.Context, rec fsm.Record, host system.Facts
 	}
 	facts.Starting = why == onStart
 	verdict := bootrecovery.Recover(rec, facts, l.now())
+	if verdict.Row == bootrecovery.RowFrozen {
+		return l.reportFrozen(rec, verdict.Say)
+	}
+	if verdict.Notice, err = l.news(verdict.Notice); err != nil {
+		return err
+	}
 	if why == onStart || verdict.Event != nil || verdict.Notice != nil {
 		l.log.Info("recovery", slog.String("rollout", rec.RolloutID), slog.String("state", string(rec.State)),
 			slog.String("row", string(verdict.Row)), slog.String("do", string(verdict.Do)), slog.String("say", verdict.Say))
-	}
-	if verdict.Row == bootrecovery.RowFrozen {
-		l.board.degrade(degradedRecord, verdict.Say)
 	}
 	if nothingToStore(verdict, counted) {
 		return l.afterVerdict(rec, verdict)
@@ -149,6 +166,30 @@ func (l *loop) recoverOne(ctx context.Context, rec fsm.Record, host system.Facts
 		return err
 	}
 	return l.afterVerdict(rec, verdict)
+}
+
+// reportFrozen says, once, that a record is kept which this version does not understand. The record is not written.
+func (l *loop) reportFrozen(rec fsm.Record, say string) error {
+	l.board.degrade(degradedRecord, say)
+	key := rec.RolloutID + "/" + string(rec.State)
+	if said, err := l.saidBefore(noticeFrozenRecord, key); said || err != nil {
+		return err
+	}
+	return l.turn(func(t *turn) error {
+		_, err := t.notifyOnce(key, notice{Kind: noticeFrozenRecord, Host: l.hostname, Text: rec.RolloutID + ": " + say})
+		return err
+	})
+}
+
+// news gives the notice if it was not given before: what stays as it is costs no commit at every look.
+func (l *loop) news(n *bootrecovery.Notice) (*bootrecovery.Notice, error) {
+	if n == nil {
+		return nil, nil
+	}
+	if said, err := l.saidBefore(string(n.Kind), n.Key); said || err != nil {
+		return nil, err
+	}
+	return n, nil
 }
 
 func nothingToStore(v bootrecovery.Verdict, counted bool) bool {
@@ -226,7 +267,7 @@ func (l *loop) afterVerdict(rec fsm.Record, v bootrecovery.Verdict) error {
 		l.watchSoak()
 	case bootrecovery.Nothing, bootrecovery.Activate, bootrecovery.StampBoot:
 	}
-	if v.Event != nil || v.Rest {
+	if v.Rest { // no change of state tells of it
 		l.tidy(rec.RolloutID)
 	}
 	return nil
@@ -243,6 +284,18 @@ func (l *loop) recoveryFacts(ctx context.Context, rec fsm.Record, host system.Fa
 		Unit:        bootrecovery.NoAttempt,
 		Expired:     !rec.ExpiresAt.IsZero() && l.now().Wall.After(rec.ExpiresAt),
 	}
+	if f.Booted.Is != bootrecovery.Target && (rec.State == fsm.Activating || rec.State == fsm.Deferred) {
+		f.FellBack = l.host.GaveUpOn(rec.TargetClosure)
+	}
+	if rec.State == fsm.Converged {
+		booted, err := l.bootedSince(rec.ActivationCompletedAt)
+		if err != nil {
+			return f, err
+		}
+		if !booted { // what was booted before the target went live says nothing about it
+			f.Booted.Is = bootrecovery.Unknown
+		}
+	}
 	if rec.Work != nil && rec.Work.Attempt > 0 {
 		seen, err := l.runner.Look(ctx, jobOf(rec))
 		if err != nil {
@@ -251,7 +304,7 @@ func (l *loop) recoveryFacts(ctx context.Context, rec fsm.Record, host system.Fa
 		f.Unit = unitOf(seen.State)
 	}
 	if rec.State == fsm.Deferred && f.Running.Is == bootrecovery.Target {
-		old, err := l.stillOld(rec)
+		old, err := l.stillOld(ctx, rec)
 		if err != nil {
 			return f, err
 		}
@@ -294,8 +347,8 @@ func (l *loop) see(rec fsm.Record, path string) bootrecovery.Seen {
 }
 
 // stillOld names the components of a deferral that do not yet run the target's.
-func (l *loop) stillOld(rec fsm.Record) ([]string, error) {
-	verdict, err := l.runner.Compare(rec.TargetClosure)
+func (l *loop) stillOld(ctx context.Context, rec fsm.Record) ([]string, error) {
+	verdict, err := l.runner.Compare(ctx, rec.TargetClosure)
 	if err != nil {
 		return nil, err
 	}

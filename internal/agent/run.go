@@ -107,7 +107,7 @@ func newLoop(opt Options, st *store.Store, opening store.Opening, host *system.H
 		opt: opt, log: opt.Log, store: st, opening: opening, host: host,
 		hostname:  opt.Config.Hostname,
 		boot:      fsm.BootStamp{BootID: facts.BootID, SoftReboots: facts.SoftReboots},
-		queue:     outbox.New(st.DB()),
+		queue:     outbox.New(st.DB(), outbox.WithLogger(opt.Log), outbox.WithClock(opt.Wall)),
 		runner:    newRunner(opt, host),
 		rules:     rulesOf(opt.Config),
 		startedAt: opt.Wall(),

@@ -57,10 +57,6 @@ func (l *loop) soak(ctx context.Context) {
 	live, _, err = l.claims()
 	if err == nil && live != nil && live.State == fsm.Soaking {
 		l.soakTimer = time.After(next)
-		return
-	}
-	if live != nil {
-		l.tidy(live.RolloutID)
 	}
 }
 

@@ -95,7 +95,25 @@ func (s *snapshot) status() localapi.Status {
 	}
 	s.waiting(&st)
 	s.explain(&st)
+	s.unattended(&st)
 	return st
+}
+
+// unattended corrects what is said to happen next where no agent is there, or may, do it.
+func (s *snapshot) unattended(st *localapi.Status) {
+	if s.live == nil || !owns(*s.live) || st.Verdict != localapi.InProgress && !s.onTheWayBack() {
+		return
+	}
+	switch {
+	case s.agent.ReadOnly != "":
+		st.Then = "Run the newer agent that wrote the store; this one may only read it and does nothing."
+	case s.source == localapi.FromFile:
+		st.Then = "Start the agent: systemctl start nixfleet-agent. It goes on where the work stands."
+	}
+}
+
+func (s *snapshot) onTheWayBack() bool {
+	return s.live.State == fsm.Failed && s.live.Work != nil && s.live.Work.Phase != fsm.PhaseStaged
 }
 
 func (s *snapshot) closure(path string, since time.Time) localapi.Closure {
@@ -114,7 +132,7 @@ func (s *snapshot) nextBoot() localapi.NextBoot {
 	if d.Closure == s.facts.Profile {
 		since = s.facts.ProfileSince
 	}
-	return localapi.NextBoot{Closure: s.closure(d.Closure, since), Loader: string(d.Loader), Entry: d.Entry, Reason: d.Reason}
+	return localapi.NextBoot{Closure: s.closure(d.Closure, since), Loader: d.Loader, Entry: d.Entry, Reason: d.Reason}
 }
 
 func (s *snapshot) rollout(rec fsm.Record) *localapi.Rollout {
@@ -124,7 +142,7 @@ func (s *snapshot) rollout(rec fsm.Record) *localapi.Rollout {
 		SoakMS: int64(rec.Soak), SoakServedMS: int64(fsm.CountSoak(rec, s.now).SoakServed),
 		FailureReason: string(rec.FailureReason), FailureDetail: rec.FailureDetail, Degraded: rec.Degraded,
 		WayBackFailed: string(rec.RollbackFailureReason),
-		LastEventSeq: rec.LastEventSeq,
+		LastEventSeq:  rec.LastEventSeq,
 	}
 	for _, c := range rec.Components {
 		r.Components = append(r.Components, localapi.Component{Name: c.Component, From: c.From, To: c.To})
@@ -162,6 +180,9 @@ func (s *snapshot) waiting(st *localapi.Status) {
 		return
 	}
 	why := "the work of the rollout before it must end first"
+	if s.live != nil {
+		why = fmt.Sprintf("%s is at work (%s), which must end first", s.live.RolloutID, phaseOf(*s.live))
+	}
 	switch {
 	case s.next.State == fsm.Failed:
 		why = strings.Join(failureWords(*s.next), "; ")
@@ -204,7 +225,7 @@ func (s *snapshot) explain(st *localapi.Status) {
 	case fsm.Reverted:
 		st.Verdict, st.Summary = localapi.Unsuccessful, "reverted: the host is back on what it ran before"
 		st.Why = append(st.Why, failureWords(rec)...)
-		st.Then = "Nothing owed; mend the closure and activate the mended one."
+		st.Then = whatAfter(rec)
 	case fsm.Superseded:
 		st.Verdict, st.Summary = localapi.InProgress, "superseded by "+rec.SupersededBy
 		st.Then = "Nothing to do; the newer rollout goes on."
@@ -225,10 +246,11 @@ func (s *snapshot) explainDeferred(st *localapi.Status, rec fsm.Record) {
 	case next == rec.TargetClosure:
 		st.Then = "Reboot this host; it comes up in the target and the agent goes on by itself."
 	case next == "":
-		st.Then = "Reboot this host; what it will boot cannot be read (" + s.facts.BootDefault.Reason + ")."
+		st.Then = "Reboot this host; what it will boot cannot be read" + inBrackets(s.facts.BootDefault.Reason) + "."
 	default:
+		st.Summary = "deferred, but a reboot would not boot the target (" + componentNames(rec.Components) + ")"
 		st.Notes = append(st.Notes, "the boot default is no longer the target: another hand changed it")
-		st.Then = "Do not count on a reboot: it would boot " + next + ". Activate the closure you want again."
+		st.Then = "Activate the closure that you want; a reboot would boot " + next + "."
 	}
 	if s.facts.Running == rec.TargetClosure {
 		st.Notes = append(st.Notes, "the target was switched to by hand; its critical components run after a reboot")
@@ -240,25 +262,47 @@ func (s *snapshot) explainSoaking(st *localapi.Status, rec fsm.Record) {
 	_, waiting := fsm.ConvergeGate(rec, s.now)
 	st.Why = append(st.Why, waiting...)
 	st.Then = "Nothing to do; the host converges when the soak is served."
+	if len(fsm.FailingProbes(rec)) > 0 {
+		st.Then = "Look at the probes that fail; the host converges when they pass and the soak is served."
+	}
 	st.Notes = append(st.Notes, rec.Degraded...)
+	if s.ranOff(rec) {
+		st.Summary = "soaking, but another hand made the host run something else"
+		st.Why = []string{"running " + s.facts.Running + " instead of " + rec.CurrentClosure}
+		st.Then = "Activate the closure that you want; the agent does not fight another hand and ends this rollout."
+		return
+	}
+	s.noteBootDefault(st, rec)
+}
+
+// ranOff reports whether the host was seen to run something else than what was last observed of the rollout.
+func (s *snapshot) ranOff(rec fsm.Record) bool {
+	return s.facts.Running != "" && s.facts.Running != rec.CurrentClosure
+}
+
+// noteBootDefault says that a reboot would take the host from its target.
+func (s *snapshot) noteBootDefault(st *localapi.Status, rec fsm.Record) {
+	if next := s.facts.BootDefault.Closure; next != "" && next != rec.TargetClosure && next != rec.CurrentClosure {
+		st.Notes = append(st.Notes, "a reboot would not boot the target but "+next)
+		st.Then = "Activate the closure that you want before this host is rebooted."
+	}
 }
 
 func (s *snapshot) explainConverged(st *localapi.Status, rec fsm.Record) {
 	st.Verdict, st.Summary = localapi.AtTarget, "converged: the host runs its target"
 	st.Then = "Nothing to do."
 	st.Notes = append(st.Notes, rec.Degraded...)
-	if s.factsErr != nil || s.facts.Running == "" {
-		return
-	}
-	if s.facts.Running != rec.CurrentClosure {
+	switch {
+	case s.ranOff(rec):
 		st.Summary = "converged once, but another hand made the host run something else"
 		st.Why = append(st.Why, "running "+s.facts.Running+" instead of "+rec.CurrentClosure)
-		st.Then = "Activate the closure you want; the agent does not fight another hand."
+		st.Then = "Activate the closure that you want; the agent does not fight another hand."
 		st.Verdict = localapi.Unsuccessful
-		return
+	case s.factsErr != nil, s.facts.BootID != "" && s.facts.Running == "":
+		st.Summary = "converged; what the host runs now cannot be read"
 	}
-	if next := s.facts.BootDefault.Closure; next != "" && next != rec.TargetClosure && next != rec.CurrentClosure {
-		st.Notes = append(st.Notes, "a reboot would not boot the target but "+next)
+	if st.Verdict == localapi.AtTarget {
+		s.noteBootDefault(st, rec)
 	}
 }
 
@@ -268,7 +312,10 @@ func (s *snapshot) explainFailed(st *localapi.Status, rec fsm.Record) {
 	switch {
 	case rec.Work == nil:
 		st.Summary = "failed: " + string(rec.FailureReason)
-		st.Then = "Nothing owed; look at the reason, then activate a mended closure."
+		st.Then = whatAfter(rec)
+		if rec.PolicyApplied == fsm.Halt && s.facts.Running == rec.TargetClosure {
+			st.Then = "Look at the host, then reboot it or activate the closure that you want: it was left running the target, as the policy halt asks."
+		}
 	case rec.Work.Phase == fsm.PhaseStaged:
 		st.Verdict, st.Summary = localapi.RebootNeeded, "failed: the way back waits for a reboot"
 		for _, c := range rec.Components {
@@ -279,6 +326,7 @@ func (s *snapshot) explainFailed(st *localapi.Status, rec fsm.Record) {
 		st.Summary = "failed: on the way back (" + string(rec.Work.Phase) + ")"
 		st.Then = "Nothing to do; the agent brings the host back."
 		if rec.RollbackFailureReason != "" && s.progress[rec.RolloutID] == "" {
+			st.Summary = "failed, and the way back did not succeed (" + string(rec.Work.Phase) + ")"
 			st.Then = "The way back did not succeed; mend the cause and restart the agent, which tries again."
 		}
 	}
@@ -305,6 +353,25 @@ func (s *snapshot) inconsistent(rec fsm.Record) []string {
 		}
 	}
 	return out
+}
+
+// whatAfter is what an operator does about a rollout that is at its end and did not succeed.
+func whatAfter(rec fsm.Record) string {
+	switch {
+	case rec.FailureReason == fsm.ReasonAnotherHand, rec.RollbackFailureReason == fsm.ReasonAnotherHand:
+		return "Activate the closure that you want; the agent does not fight another hand."
+	case rec.FailureReason.Accuses():
+		return "Nothing owed; mend the closure and activate the mended one."
+	default:
+		return "Nothing owed; clear the reason, then activate the closure again."
+	}
+}
+
+func inBrackets(text string) string {
+	if text == "" {
+		return ""
+	}
+	return " (" + text + ")"
 }
 
 func failureWords(rec fsm.Record) []string {
@@ -338,7 +405,11 @@ func changeWords(c fsm.ComponentChange) string {
 
 // oneline is the status in the words of the service manager's STATUS=.
 func oneline(st localapi.Status) string {
-	words := []string{st.Summary}
+	var words []string
+	if st.Agent.ReadOnly != "" {
+		words = append(words, "read only: "+st.Agent.ReadOnly)
+	}
+	words = append(words, st.Summary)
 	if st.Rollout != nil && st.Rollout.Progress != "" && !slices.Contains(words, st.Rollout.Progress) {
 		words = append(words, st.Rollout.Progress)
 	}

@@ -3,9 +3,14 @@ package agent
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
+	"io/fs"
 	"log/slog"
+	"os"
 
+	"github.com/nixfleet/nixfleet-agent/internal/activate"
 	"github.com/nixfleet/nixfleet-agent/internal/fsm"
+	"github.com/nixfleet/nixfleet-agent/internal/store"
 )
 
 // The garbage-collector roots of a rollout: its target and the three of its way back.
@@ -37,21 +42,64 @@ func (w *worker) rootPrior() error {
 	return nil
 }
 
-// tidy drops the roots and the attempts of a rollout that has come to rest.
+// tidy drops the roots and the attempts of a rollout that has come to rest. The roots go last: as long as one is there, sweep
+// finds what is left.
 func (l *loop) tidy(rollout string) {
 	rec, err := l.record(rollout)
 	if err != nil || owns(rec) {
 		return
+	}
+	if rec.State != fsm.Failed { // its output is still asked for
+		if err := l.runner.Forget(rollout, rec.Attempts); err != nil {
+			l.log.Warn("drop attempts", slog.String("rollout", rollout), slog.Any("err", err))
+		}
 	}
 	for _, what := range []string{rootTarget, rootPriorRunning, rootPriorProfile, rootPriorBoot} {
 		if err := l.runner.Unroot(rootName(rollout, what)); err != nil {
 			l.log.Warn("drop root", slog.String("rollout", rollout), slog.Any("err", err))
 		}
 	}
-	if rec.State == fsm.Failed { // its output is still asked for
+}
+
+// tidyRested tidies the rollouts that a turn brought to rest. One whose worker has still to leave is tidied when it has.
+func (l *loop) tidyRested(log []transition) {
+	for _, tr := range log {
+		if tr.from != tr.to && l.workers[tr.rollout] == nil {
+			l.tidy(tr.rollout)
+		}
+	}
+}
+
+// sweep tidies what an agent left that was killed after the commit which brought a rollout to rest. Roots of rollouts that are
+// not known stay: they tell of the loss of a store.
+func (l *loop) sweep() {
+	entries, err := os.ReadDir(l.host.Path(activate.RootsDir))
+	if err != nil {
+		if !errors.Is(err, fs.ErrNotExist) {
+			l.log.Warn("list roots", slog.Any("err", err))
+		}
 		return
 	}
-	if err := l.runner.Forget(rollout, rec.Attempts); err != nil {
-		l.log.Warn("drop attempts", slog.String("rollout", rollout), slog.Any("err", err))
+	rooted := map[string]bool{}
+	for _, e := range entries {
+		rooted[e.Name()] = true
+	}
+	var records []fsm.Record
+	err = l.store.View(func(tx *store.Tx) error {
+		var err error
+		records, _, err = tx.Records()
+		return err
+	})
+	if err != nil {
+		l.log.Warn("list records", slog.Any("err", err))
+		return
+	}
+	for _, rec := range records {
+		for _, what := range []string{rootTarget, rootPriorRunning, rootPriorProfile, rootPriorBoot} {
+			if rooted[rootName(rec.RolloutID, what)] {
+				l.tidy(rec.RolloutID)
+				break
+			}
+		}
 	}
 }

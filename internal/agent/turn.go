@@ -42,6 +42,7 @@ func (l *loop) turn(do func(t *turn) error) error {
 			slog.String("from", string(tr.from)), slog.String("to", string(tr.to)))
 	}
 	l.act(t.acts)
+	l.tidyRested(t.log)
 	l.changed()
 	return nil
 }
@@ -90,8 +91,17 @@ func (t *turn) emit(eff fsm.LocalEmitEvent) error {
 	}
 	_, err = outbox.Append(t.tx.Bolt(), outbox.Entry{
 		Epoch: t.tx.Epoch(), Kind: string(eff.Payload.PayloadKind()), RolloutID: eff.RolloutID, At: t.now.Wall, Body: body,
+		CoalesceKey: coalesceKey(eff),
 	})
 	return err
+}
+
+// coalesceKey names what an event takes the place of when too many wait: only the results of one probe replace each other.
+func coalesceKey(eff fsm.LocalEmitEvent) string {
+	if p, is := eff.Payload.(fsm.ProbeResult); is {
+		return eff.RolloutID + "/" + p.ProbeName
+	}
+	return ""
 }
 
 func (t *turn) quarantine(eff fsm.LocalQuarantine) error {

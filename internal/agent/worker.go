@@ -117,6 +117,7 @@ func (l *loop) commit(call commitCall) (fsm.Record, error) {
 		if err != nil {
 			return err
 		}
+		was := rec.State
 		if call.takeOver {
 			if err := l.takeOver(t, rollout); err != nil {
 				return err
@@ -129,6 +130,9 @@ func (l *loop) commit(call commitCall) (fsm.Record, error) {
 			if rec, err = t.raise(rec, ev); err != nil {
 				return err
 			}
+		}
+		if rec.State != was { // what the phase said is not said of the new state
+			l.board.forget(rollout)
 		}
 		out = rec
 		return t.put(rec)
@@ -218,6 +222,7 @@ func (w *worker) offer(call commitCall) error {
 
 // enter stores that the work enters phase p.
 func (w *worker) enter(p fsm.Phase) error {
+	w.loop.board.forget(w.rec.RolloutID)
 	return w.store(func(rec *fsm.Record) { rec.Work = w.loop.entered(*rec.Work, p) })
 }
 
