@@ -49,7 +49,7 @@ The soak that follows is watched by the agent; see nixfleet-agent status. An int
 	flags := cmd.Flags()
 	flags.BoolVarP(&opt.detach, "detach", "d", false, "return as soon as the agent has stored the request; prints the rollout's id")
 	flags.BoolVar(&opt.json, "json", false, "print the outcome as JSON: the status, or with --detach the reply")
-	flags.BoolVar(&opt.request.Force, "force", false, "pass the quarantine and the check of the host's name, once")
+	flags.BoolVar(&opt.request.Force, "force", false, "pass the quarantine and the checks of host name and machine type, once")
 	flags.StringVar(&opt.request.Specialisation, "specialisation", "", "`name` of a specialisation of the closure")
 	flags.DurationVar(&opt.soak, "soak", 0, "how long the target is watched before the host counts as converged; as configured if not given")
 	flags.StringVar(&opt.request.Policy, "policy", "", "what a failure leads to: rollback-and-halt or halt; as configured if not given")

@@ -24,6 +24,8 @@ type follower struct {
 	out      *ink
 	progress *ink
 	json     bool
+	// cancelled: it is the way back of a deferral that is followed; Reverted is its success.
+	cancelled bool
 
 	said    string
 	outcome outcome
@@ -92,6 +94,9 @@ func (f *follower) owning(st localapi.Status) error {
 		f.outcome.why = r.Degraded
 		return errFollowed
 	case "Deferred":
+		if f.cancelled {
+			return f.cancelling(st)
+		}
 		f.outcome.text, f.outcome.code, f.outcome.why = st.Summary+". "+st.Then, exitRebootNeeded, st.Why
 		return errFollowed
 	case "Failed":
@@ -101,6 +106,10 @@ func (f *follower) owning(st localapi.Status) error {
 			return errFollowed
 		}
 	case "Reverted":
+		if f.cancelled {
+			f.outcome.text, f.outcome.code = "cancelled: profile and boot default are back", exitOK
+			return errFollowed
+		}
 		f.outcome.text, f.outcome.code, f.outcome.why = st.Summary, exitUnsuccessful, st.Why
 		return errFollowed
 	case "Superseded":
@@ -115,6 +124,17 @@ func (f *follower) owning(st localapi.Status) error {
 		words = append(words, r.Progress)
 	}
 	f.say(strings.Join(words, ": "))
+	return nil
+}
+
+// cancelling looks at a deferral whose profile and boot default are being returned.
+func (f *follower) cancelling(st localapi.Status) error {
+	r := st.Rollout
+	if r.WayBackFailed != "" && r.Progress == "" {
+		f.outcome.text, f.outcome.code, f.outcome.why = "it could not be cancelled: "+r.WayBackFailed, exitUnsuccessful, st.Why
+		return errFollowed
+	}
+	f.say("cancelling: " + r.Phase)
 	return nil
 }
 

@@ -53,6 +53,7 @@ func newRoot() *cobra.Command {
 	flags.StringVar(&g.socket, "socket", "", "`path` of the agent's socket, instead of the configured one")
 	flags.StringVar(&g.color, "color", "auto", "colours: auto, always or never; NO_COLOR is respected")
 	root.AddCommand(runVerb(g), activateVerb(g), statusVerb(g), explainVerb(g), eventsVerb(g), historyVerb(g),
+		cancelVerb(g), holdVerb(g), resumeVerb(g), quarantineVerb(g),
 		versionVerb(), checkVerb(g), attemptVerb(), manVerb())
 	return root
 }

@@ -89,6 +89,9 @@ func showRest(out *ink, st localapi.Status) {
 	if n := st.Next; n != nil {
 		out.printf("  %-10s %s, %s: %s\n", "waiting", plain(n.ID), plain(path.Base(n.TargetClosure)), plain(n.Why))
 	}
+	if h := st.Hold; h != nil {
+		out.printf("  %-10s %s\n", "held", out.warn(holdWords(*h)))
+	}
 	out.printf("  %-10s %s\n", "events", outboxWords(st))
 	if st.Source == localapi.FromAgent {
 		out.printf("  %-10s %s, up %s\n", "agent", plain(st.Agent.Version), duration(st.At.Sub(st.Agent.StartedAt)))

@@ -48,7 +48,7 @@ func (r *Runner) checkTarget(ctx context.Context, target string, opt CheckOption
 	case !errors.As(err, &unfit):
 		return err
 	case unfit.Reason == system.DoesNotExist:
-	case unfit.Reason == system.WrongMachine && opt.Force:
+	case opt.Force && isWrongMachine(err):
 	default:
 		return notSwitchable(err)
 	}
@@ -172,6 +172,11 @@ func (r *Runner) checkQuiet(ctx context.Context) error {
 
 func busy(detail string) error {
 	return &Failure{Reason: ReasonBusy, Detail: detail, ExitCode: -1, Retryable: true, Hint: "wait for it to end"}
+}
+
+func isWrongMachine(err error) bool {
+	var unfit *system.NotSwitchable
+	return errors.As(err, &unfit) && unfit.Reason == system.WrongMachine
 }
 
 // notSwitchable turns what is wrong with a closure into a failure. Other errors stay what they are.

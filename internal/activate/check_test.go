@@ -231,12 +231,22 @@ func TestInspect(t *testing.T) {
 	target.label, target.kernel = "26.11", "linux-7.0"
 	r := newRoot(t, nixos())
 	top := r.add(target)
-	v, err := r.runner().Inspect(within(t), top)
+	v, err := r.runner().Inspect(within(t), top, false)
 	if err != nil || !slices.Equal(names(v.Deferred), []string{"kernel"}) {
 		t.Errorf("got %+v, %v", v, err)
 	}
-	if f := failureOf(t, second(r.runner().Inspect(within(t), storePathOf("nixos-system-gone")))); f.Reason != activate.ReasonNotFound {
+	if f := failureOf(t, second(r.runner().Inspect(within(t), storePathOf("nixos-system-gone"), false))); f.Reason != activate.ReasonNotFound {
 		t.Errorf("got %+v", f)
+	}
+
+	foreign := nixos()
+	foreign.label, foreign.system = "26.12", "riscv64-linux"
+	other := r.add(foreign)
+	if f := failureOf(t, second(r.runner().Inspect(within(t), other, false))); f.Reason != activate.ReasonWrongMachine {
+		t.Errorf("got %+v", f)
+	}
+	if _, err := r.runner().Inspect(within(t), other, true); err != nil {
+		t.Errorf("a forced target of another machine type: %v", err)
 	}
 
 	var asked string
@@ -246,11 +256,11 @@ func TestInspect(t *testing.T) {
 			return system.ErrTooLarge
 		}
 	}
-	if _, err := r.runner(refuses).Inspect(within(t), top); err != nil || asked != "" {
+	if _, err := r.runner(refuses).Inspect(within(t), top, false); err != nil || asked != "" {
 		t.Errorf("a target without an agent: %v, asked %q", err, asked)
 	}
 	r.file(top+"/sw/bin/nixfleet-agent", "")
-	f := failureOf(t, second(r.runner(refuses).Inspect(within(t), top)))
+	f := failureOf(t, second(r.runner(refuses).Inspect(within(t), top, false)))
 	if f.Reason != activate.ReasonAgentRefuses || !strings.Contains(f.Detail, system.ErrTooLarge.Error()) || asked != r.at(top+"/sw/bin/nixfleet-agent") {
 		t.Errorf("got %+v, asked %q", f, asked)
 	}

@@ -11,10 +11,11 @@ import (
 )
 
 // Inspect looks at a target that is in the store: it is a NixOS system that this host can be switched to, its boot images have
-// room, and its own agent, if it has one, accepts what it would find. The verdict says whether it goes live. Its error is a
+// room, and its own agent, if it has one, accepts what it would find. With force another machine type passes. The verdict says
+// whether it goes live. Its error is a
 // *Failure of reason not-nixos, not-switchable, wrong-machine, disk-full or agent-refuses, where the target is at fault.
-func (r *Runner) Inspect(ctx context.Context, target string) (Verdict, error) {
-	if _, err := r.host.InspectTarget(target); err != nil {
+func (r *Runner) Inspect(ctx context.Context, target string, force bool) (Verdict, error) {
+	if _, err := r.host.InspectTarget(target); err != nil && (!force || !isWrongMachine(err)) {
 		return Verdict{}, notSwitchable(err)
 	}
 	if err := r.checkBootRoom(target); err != nil {

@@ -130,6 +130,9 @@ func (w *worker) afterBoot() error {
 }
 
 func (w *worker) restored() error {
+	if w.rec.State == fsm.Deferred {
+		return w.deferralCancelled()
+	}
 	facts, err := w.loop.host.Facts(w.ctx)
 	if err != nil {
 		return err
@@ -227,6 +230,13 @@ func (w *worker) rollbackFailed(failure *activate.Failure) error {
 		work := *rec.Work
 		work.Attempt = 0
 		rec.Work = &work
+	}
+	if w.rec.State == fsm.Deferred { // it stays so; nothing of it has come to an end
+		w.log.Error("cancel deferral", slog.String("reason", failure.Reason), slog.String("detail", failure.Detail))
+		return w.store(func(rec *fsm.Record) {
+			again(rec)
+			rec.RollbackFailureReason, rec.RollbackFailureDetail = fsm.FailureReason(failure.Reason), failure.Text()
+		})
 	}
 	return w.store(again, fsm.LocalRollbackFailed{RollbackFailed: fsm.RollbackFailed{
 		ExitCode: failure.ExitCode, StderrTail: failure.Text(), Reason: fsm.FailureReason(failure.Reason), FailedAt: w.loop.now().Wall,

@@ -20,18 +20,48 @@ func (b backend) Status(ctx context.Context) (localapi.Status, error) {
 }
 
 func (b backend) Activate(ctx context.Context, req localapi.ActivateRequest, by localapi.Peer) (localapi.ActivateReply, error) {
-	call := activateCall{req: req, by: by, reply: make(chan activateAnswer, 1)}
+	return onLoop(ctx, b.l, func(ctx context.Context) (localapi.ActivateReply, error) { return b.l.activate(ctx, req, by) })
+}
+
+func (b backend) Cancel(ctx context.Context, req localapi.CancelRequest, by localapi.Peer) (localapi.CancelReply, error) {
+	return onLoop(ctx, b.l, func(ctx context.Context) (localapi.CancelReply, error) { return b.l.cancel(ctx, req, by) })
+}
+
+func (b backend) Hold(ctx context.Context, req localapi.HoldRequest, by localapi.Peer) (localapi.Hold, error) {
+	return onLoop(ctx, b.l, func(ctx context.Context) (localapi.Hold, error) { return b.l.hold(ctx, req, by) })
+}
+
+func (b backend) Resume(ctx context.Context, _ localapi.ResumeRequest, by localapi.Peer) (localapi.Hold, error) {
+	return onLoop(ctx, b.l, func(ctx context.Context) (localapi.Hold, error) { return b.l.resume(ctx, by) })
+}
+
+func (b backend) ClearQuarantine(ctx context.Context, req localapi.QuarantineClearRequest, by localapi.Peer) (localapi.QuarantineClearReply, error) {
+	return onLoop(ctx, b.l, func(ctx context.Context) (localapi.QuarantineClearReply, error) {
+		return b.l.clearQuarantine(ctx, req, by)
+	})
+}
+
+// onLoop has the loop's goroutine do something and waits for its answer. A peer that goes away ends the waiting only: what was
+// begun is done.
+func onLoop[T any](ctx context.Context, l *loop, do func(ctx context.Context) (T, error)) (T, error) {
+	var none, answer T
+	var err error
+	a := ask{done: make(chan struct{}), do: func(ctx context.Context) { answer, err = do(ctx) }}
 	select {
-	case b.l.requests <- call:
+	case l.asks <- a:
 	case <-ctx.Done():
-		return localapi.ActivateReply{}, ctx.Err()
+		return none, ctx.Err()
 	}
 	select {
-	case answer := <-call.reply:
-		return answer.reply, answer.err
+	case <-a.done:
+		return answer, err
 	case <-ctx.Done():
-		return localapi.ActivateReply{}, ctx.Err()
+		return none, ctx.Err()
 	}
+}
+
+func (b backend) Quarantine(context.Context) ([]localapi.QuarantineRow, error) {
+	return quarantineRows(b.l.store)
 }
 
 func (b backend) Events(_ context.Context, after uint64, limit int) ([]localapi.Event, error) {

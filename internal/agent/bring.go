@@ -172,8 +172,11 @@ func (w *worker) realise() error {
 // inspect reads the target and decides between the two ways. It is the last phase before the host is touched: the way back
 // is rooted, and the predecessor gives the host up in the same commit that stores the next phase.
 func (w *worker) inspect() error {
-	verdict, err := w.loop.runner.Inspect(w.ctx, w.rec.TargetClosure)
+	verdict, err := w.loop.runner.Inspect(w.ctx, w.rec.TargetClosure, w.rec.Force)
 	if err != nil {
+		return err
+	}
+	if err := w.loop.hasSpecialisation(w.rec.TargetClosure, w.rec.Specialisation); err != nil {
 		return err
 	}
 	if there, err := w.thereAlready(verdict); there || err != nil {
@@ -328,17 +331,22 @@ func (w *worker) conclude(action activate.Action, observed activate.Observation,
 	}
 }
 
+// awaitLock waits for another switch to end. Its patience is that of the rollout, over all attempts that found the lock taken:
+// a script that says so while nobody holds it must not be run for ever.
 func (w *worker) awaitLock(holder string) error {
-	deadline := w.loop.opt.Up() + lockPatience
-	for w.loop.opt.Up() < deadline {
+	if w.lockedSince == 0 {
+		w.lockedSince = w.loop.opt.Up()
+	}
+	for w.loop.opt.Up() < w.lockedSince+lockPatience {
+		w.say("waiting for another switch to end: %s", holder)
+		if err := w.wait(lockPoll); err != nil {
+			return err
+		}
 		busy := w.loop.runner.LockHolder()
 		if busy == "" {
 			return nil
 		}
-		w.say("waiting for another switch to end: %s", busy)
-		if err := w.wait(lockPoll); err != nil {
-			return err
-		}
+		holder = busy
 	}
 	return &activate.Failure{Reason: string(fsm.ReasonBusy), Detail: "another switch held the lock for " + lockPatience.String() + ": " + holder}
 }

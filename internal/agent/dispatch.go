@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
+	"github.com/nixfleet/nixfleet-agent/internal/activate"
 	"github.com/nixfleet/nixfleet-agent/internal/fsm"
 	"github.com/nixfleet/nixfleet-agent/internal/localapi"
 	"github.com/nixfleet/nixfleet-agent/internal/store"
@@ -40,23 +42,42 @@ func (l *loop) activate(ctx context.Context, req localapi.ActivateRequest, by lo
 		return t.put(placed)
 	})
 	if err != nil {
-		return localapi.ActivateReply{}, &localapi.Error{Code: localapi.CodeInternal, Message: err.Error(),
-			Hint: "nothing was changed; `nixfleet-agent status` says what the agent lacks"}
+		return localapi.ActivateReply{}, answerOf(err)
 	}
 	l.log.Info("activation accepted", slog.String("rollout", reply.RolloutID), slog.String("target", rec.TargetClosure),
 		slog.Int("uid", by.UID), slog.Int("pid", by.PID))
 	return reply, nil
 }
 
+// mayWrite refuses whatever would change something while the store may only be read.
+func (l *loop) mayWrite() error {
+	if l.opening.ReadOnly == "" {
+		return nil
+	}
+	return &localapi.Error{Code: localapi.CodeReadOnly, Message: "the agent may only read its store: " + l.opening.ReadOnly,
+		Hint: "run the newer agent that wrote the store, or move the file away to begin an empty one"}
+}
+
+// answerOf turns the error of a turn into the answer of the local API. Nothing has happened.
+func answerOf(err error) error {
+	var known *localapi.Error
+	if err == nil || errors.As(err, &known) {
+		return err
+	}
+	return &localapi.Error{Code: localapi.CodeInternal, Message: err.Error(), Hint: "nothing was changed; `nixfleet-agent status` says what the agent lacks"}
+}
+
 // accept checks a request before anything is stored. What is refused here leaves no trace but the answer.
 func (l *loop) accept(req localapi.ActivateRequest) (fsm.Record, error) {
 	var none fsm.Record
-	if l.opening.ReadOnly != "" {
-		return none, &localapi.Error{Code: localapi.CodeReadOnly, Message: "the agent may only read its store: " + l.opening.ReadOnly,
-			Hint: "run the newer agent that wrote the store, or move the file away to begin an empty one"}
-	}
-	if err := l.acceptTarget(req.Target); err != nil {
+	if err := l.mayWrite(); err != nil {
 		return none, err
+	}
+	if err := l.acceptTarget(req.Target, req.Force); err != nil {
+		return none, err
+	}
+	if err := l.hasSpecialisation(req.Target, req.Specialisation); err != nil {
+		return none, badRequest(err)
 	}
 	soak, err := l.soakOf(req.Soak)
 	if err != nil {
@@ -81,14 +102,42 @@ func (l *loop) accept(req localapi.ActivateRequest) (fsm.Record, error) {
 	return rec, nil
 }
 
-// acceptTarget refuses what cannot be a target. A closure that is not in the store yet is accepted: it may be substituted.
-func (l *loop) acceptTarget(target string) error {
+// acceptTarget refuses what cannot be a target. A closure that is not in the store yet is accepted: it may be substituted. So is
+// one for another machine type that is forced.
+func (l *loop) acceptTarget(target string, force bool) error {
 	_, err := l.host.InspectTarget(target)
 	var unfit *system.NotSwitchable
-	if errors.As(err, &unfit) && unfit.Reason == system.DoesNotExist {
+	if errors.As(err, &unfit) && (unfit.Reason == system.DoesNotExist || force && unfit.Reason == system.WrongMachine) {
 		return nil
 	}
 	return badRequest(err)
+}
+
+// hasSpecialisation refuses a specialisation that a closure does not have, before anything is touched for its sake. A closure
+// that is not in the store yet is asked once it is.
+func (l *loop) hasSpecialisation(target, name string) error {
+	if name == "" {
+		return nil
+	}
+	if _, err := l.host.Resolve(target); err != nil {
+		return nil //nolint:nilerr // it is not in the store yet
+	}
+	children, err := l.host.Specialisations(target)
+	if err != nil {
+		return err
+	}
+	var names []string
+	for _, child := range children {
+		if child.Name == name {
+			return nil
+		}
+		names = append(names, child.Name)
+	}
+	unfit := &activate.Failure{Reason: activate.ReasonNotSwitchable, ExitCode: -1, Detail: fmt.Sprintf("%s has no specialisation %q", target, name)}
+	if len(names) > 0 {
+		unfit.Hint = "it has " + strings.Join(names, ", ")
+	}
+	return unfit
 }
 
 func (l *loop) soakOf(s string) (time.Duration, error) {
@@ -123,6 +172,13 @@ func (l *loop) place(ctx context.Context, t *turn, rec fsm.Record) (placed fsm.R
 	live, err := l.liveIn(t)
 	if err != nil {
 		return rec, "", err
+	}
+	hold, err := heldIn(t.tx, t.now.Wall)
+	if err != nil {
+		return rec, "", err
+	}
+	if hold != nil {
+		return rec, hold.words(), t.tx.SetNext(rec.RolloutID)
 	}
 	if live != nil && l.busy(*live) {
 		return rec, fmt.Sprintf("%s is at work (%s)", live.RolloutID, phaseOf(*live)), t.tx.SetNext(rec.RolloutID)
@@ -262,7 +318,22 @@ func (l *loop) advance(ctx context.Context) {
 
 func (l *loop) startNext(ctx context.Context) error {
 	live, next, err := l.claims()
-	if err != nil || next == nil || next.State != fsm.Pending || (live != nil && l.busy(*live)) {
+	if err != nil || next == nil || next.State != fsm.Pending {
+		return err
+	}
+	if !next.ExpiresAt.IsZero() && l.now().Wall.After(next.ExpiresAt) {
+		return l.turn(func(t *turn) error {
+			rec, err := t.expired(*next)
+			if err != nil {
+				return err
+			}
+			return errors.Join(t.tx.SetNext(""), t.put(rec))
+		})
+	}
+	if live != nil && l.busy(*live) {
+		return nil
+	}
+	if hold, err := l.heldNow(); err != nil || hold != nil {
 		return err
 	}
 	return l.turn(func(t *turn) error {

@@ -9,7 +9,6 @@ import (
 
 	"github.com/nixfleet/nixfleet-agent/internal/activate"
 	"github.com/nixfleet/nixfleet-agent/internal/fsm"
-	"github.com/nixfleet/nixfleet-agent/internal/localapi"
 	"github.com/nixfleet/nixfleet-agent/internal/outbox"
 	"github.com/nixfleet/nixfleet-agent/internal/store"
 	"github.com/nixfleet/nixfleet-agent/internal/system"
@@ -33,7 +32,7 @@ type loop struct {
 	rules   activate.Rules
 
 	startedAt time.Time
-	requests  chan activateCall
+	asks      chan ask
 	commits   chan commitCall
 	ends      chan workEnd
 
@@ -43,22 +42,16 @@ type loop struct {
 	owed    map[string]bool    // rollouts that owe work and wait for a worker
 	said    string             // the last STATUS=
 	wg      sync.WaitGroup
-	ctx     context.Context // of the workers
+	ctx     context.Context //nolint:containedctx // of the workers, which turns start and calls do not
 
 	soakTimer <-chan time.Time // nil while nothing soaks
 	board     board
 }
 
-// activateCall asks for a local activation.
-type activateCall struct {
-	req   localapi.ActivateRequest
-	by    localapi.Peer
-	reply chan activateAnswer
-}
-
-type activateAnswer struct {
-	reply localapi.ActivateReply
-	err   error
+// ask is a request of a peer, done by the loop's own goroutine.
+type ask struct {
+	do   func(ctx context.Context)
+	done chan struct{}
 }
 
 // serve recovers and then takes one message at a time until ctx ends.
@@ -80,9 +73,9 @@ func (l *loop) serve(ctx context.Context, facts system.Facts) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case call := <-l.requests:
-			reply, err := l.activate(ctx, call.req, call.by)
-			call.reply <- activateAnswer{reply: reply, err: err}
+		case a := <-l.asks:
+			a.do(ctx)
+			close(a.done)
 		case call := <-l.commits:
 			rec, err := l.commit(call)
 			call.reply <- commitAnswer{rec: rec, err: err}

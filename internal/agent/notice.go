@@ -10,11 +10,14 @@ import (
 
 // Host notices that are not recovery's: what happened to the host and not to a rollout.
 const (
-	noticeStateReset    = "AgentStateReset"
-	noticeCommitLost    = "StoreCommitLost"
-	noticeDamagedRecord = "RecordDamaged"
-	noticeFrozenRecord  = "RecordFrozen"
-	settingNoticePrefix = "notice/"
+	noticeStateReset        = "AgentStateReset"
+	noticeCommitLost        = "StoreCommitLost"
+	noticeDamagedRecord     = "RecordDamaged"
+	noticeFrozenRecord      = "RecordFrozen"
+	noticeHeld              = "HostHeld"
+	noticeResumed           = "HostResumed"
+	noticeQuarantineCleared = "QuarantineCleared"
+	settingNoticePrefix     = "notice/"
 )
 
 // notice is the body of a host notice in the outbox.

@@ -83,6 +83,16 @@ func ReadHistory(cfg config.Config, rollout string, limit int) ([]localapi.Histo
 	return readHistory(st, rollout, limit)
 }
 
+// ReadQuarantine gives the closures in quarantine from the file. Errors as of [ReadStatus].
+func ReadQuarantine(cfg config.Config) ([]localapi.QuarantineRow, error) {
+	st, _, err := openToRead(cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer st.Close()
+	return quarantineRows(st)
+}
+
 // Acceptable reports, as an error, why an agent of this version could not work with the configured store. An older agent asks
 // the one in a target before it switches to it.
 func Acceptable(cfg config.Config) error {

@@ -33,6 +33,9 @@ func (l *loop) start(ctx context.Context, facts system.Facts) {
 	if err := l.reportOpening(facts); err != nil {
 		l.log.Error("report the opening of the store", slog.Any("err", err))
 	}
+	if err := l.mergeQuarantine(); err != nil {
+		l.log.Error("hold the quarantine against its second copy", slog.Any("err", err))
+	}
 	l.recover(ctx, onStart)
 	l.sweep()
 	l.watchSoak()
@@ -89,12 +92,17 @@ func (l *loop) isNewBoot() (bool, error) {
 	return isNew, err
 }
 
-// bootedSince reports whether this boot was first seen after a moment.
+// bootedSince reports whether this boot was first seen after a moment. A soft reboot is in the same boot.
 func (l *loop) bootedSince(then time.Time) (bool, error) {
 	since := false
 	err := l.store.View(func(tx *store.Tx) error {
-		boots, err := tx.Boots(1)
-		since = err == nil && len(boots) > 0 && boots[0].At.After(then)
+		boots, err := tx.Boots(0)
+		for _, boot := range boots { // newest first
+			if boot.BootID != l.boot.BootID {
+				break
+			}
+			since = boot.At.After(then)
+		}
 		return err
 	})
 	return since, err
@@ -126,13 +134,18 @@ func (l *loop) recover(ctx context.Context, why occasion) {
 		if rec == next && rec.State == fsm.Pending {
 			continue // it waits; advance starts it when its turn has come
 		}
-		if why == onTick && rec.State == fsm.Failed && rec.Work != nil && rec.Work.Phase != fsm.PhaseStaged {
+		if why == onTick && onTheWayBack(*rec) {
 			continue // a way back that failed is tried again by the next start of the agent
 		}
 		if err := l.recoverOne(ctx, *rec, facts, why); err != nil {
 			l.log.Error("recover", slog.String("rollout", rec.RolloutID), slog.Any("err", err))
 		}
 	}
+}
+
+// onTheWayBack reports a record with a leg of the way back unfinished.
+func onTheWayBack(rec fsm.Record) bool {
+	return rec.Work != nil && (rec.Work.Kind == fsm.WorkUndo || rec.Work.Kind == fsm.WorkUnstage) && rec.Work.Phase != fsm.PhaseStaged
 }
 
 func (l *loop) recoverOne(ctx context.Context, rec fsm.Record, host system.Facts, why occasion) error {
@@ -284,6 +297,11 @@ func (l *loop) recoveryFacts(ctx context.Context, rec fsm.Record, host system.Fa
 		Unit:        bootrecovery.NoAttempt,
 		Expired:     !rec.ExpiresAt.IsZero() && l.now().Wall.After(rec.ExpiresAt),
 	}
+	hold, err := l.heldNow()
+	if err != nil {
+		return f, err
+	}
+	f.Held = hold != nil
 	if f.Booted.Is != bootrecovery.Target && (rec.State == fsm.Activating || rec.State == fsm.Deferred) {
 		f.FellBack = l.host.GaveUpOn(rec.TargetClosure)
 	}

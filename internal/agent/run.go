@@ -111,7 +111,7 @@ func newLoop(opt Options, st *store.Store, opening store.Opening, host *system.H
 		runner:    newRunner(opt, host),
 		rules:     rulesOf(opt.Config),
 		startedAt: opt.Wall(),
-		requests:  make(chan activateCall),
+		asks:      make(chan ask),
 		commits:   make(chan commitCall),
 		ends:      make(chan workEnd),
 		workers:   map[string]*worker{},

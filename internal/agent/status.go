@@ -24,6 +24,7 @@ type snapshot struct {
 	factsErr error
 	live     *fsm.Record
 	next     *fsm.Record
+	held     *held
 	cursor   outbox.Cursor
 	depth    int
 	oldest   time.Time
@@ -38,6 +39,10 @@ type snapshot struct {
 // read fills in what the store holds.
 func (s *snapshot) read(st *store.Store, queue *outbox.Queue) error {
 	err := st.View(func(tx *store.Tx) error {
+		var err error
+		if s.held, err = heldIn(tx, s.at); err != nil {
+			return err
+		}
 		for _, claim := range []struct {
 			rollout string
 			into    **fsm.Record
@@ -93,6 +98,10 @@ func (s *snapshot) status() localapi.Status {
 		target.Specialisation = s.live.Specialisation
 		st.Target, st.Rollout = &target, s.rollout(*s.live)
 	}
+	if s.held != nil {
+		shown := s.held.shown()
+		st.Hold = &shown
+	}
 	s.waiting(&st)
 	s.explain(&st)
 	s.unattended(&st)
@@ -132,7 +141,7 @@ func (s *snapshot) nextBoot() localapi.NextBoot {
 	if d.Closure == s.facts.Profile {
 		since = s.facts.ProfileSince
 	}
-	return localapi.NextBoot{Closure: s.closure(d.Closure, since), Loader: d.Loader, Entry: d.Entry, Reason: d.Reason}
+	return localapi.NextBoot{Closure: s.closure(d.Closure, since), Loader: string(d.Loader), Entry: d.Entry, Reason: d.Reason}
 }
 
 func (s *snapshot) rollout(rec fsm.Record) *localapi.Rollout {
@@ -184,6 +193,8 @@ func (s *snapshot) waiting(st *localapi.Status) {
 		why = fmt.Sprintf("%s is at work (%s), which must end first", s.live.RolloutID, phaseOf(*s.live))
 	}
 	switch {
+	case s.next.State == fsm.Pending && s.held != nil:
+		why = s.held.words()
 	case s.next.State == fsm.Failed:
 		why = strings.Join(failureWords(*s.next), "; ")
 	case s.next.State == fsm.Activating:
@@ -198,6 +209,15 @@ func (s *snapshot) waiting(st *localapi.Status) {
 
 // explain answers why and what next.
 func (s *snapshot) explain(st *localapi.Status) {
+	if s.live == nil && s.next != nil && s.next.State == fsm.Pending {
+		st.Verdict, st.Summary = localapi.InProgress, "pending: the rollout is accepted and waits"
+		st.Why = append(st.Why, st.Next.Why)
+		st.Then = "Nothing to do; the agent starts it when its turn has come."
+		if s.held != nil {
+			st.Then = "Resume this host to let it start: nixfleet-agent resume."
+		}
+		return
+	}
 	if s.live == nil {
 		st.Verdict, st.Summary = localapi.AtTarget, "idle: this host was never told what to run"
 		st.Then = "Hand it a closure: nixfleet-agent activate STORE-PATH."
@@ -226,6 +246,10 @@ func (s *snapshot) explain(st *localapi.Status) {
 		st.Verdict, st.Summary = localapi.Unsuccessful, "reverted: the host is back on what it ran before"
 		st.Why = append(st.Why, failureWords(rec)...)
 		st.Then = whatAfter(rec)
+		if rec.FailureReason == "" {
+			st.Summary = "cancelled: profile and boot default are what they were before the rollout"
+			st.Then = "Nothing to do; activate the closure that you want."
+		}
 	case fsm.Superseded:
 		st.Verdict, st.Summary = localapi.InProgress, "superseded by "+rec.SupersededBy
 		st.Then = "Nothing to do; the newer rollout goes on."
@@ -237,6 +261,10 @@ func (s *snapshot) explain(st *localapi.Status) {
 
 func (s *snapshot) explainDeferred(st *localapi.Status, rec fsm.Record) {
 	st.Verdict = localapi.RebootNeeded
+	if onTheWayBack(rec) {
+		s.explainCancel(st, rec)
+		return
+	}
 	st.Summary = "deferred: the target waits for a reboot (" + componentNames(rec.Components) + ")"
 	for _, c := range rec.Components {
 		st.Why = append(st.Why, changeWords(c))
@@ -248,6 +276,7 @@ func (s *snapshot) explainDeferred(st *localapi.Status, rec fsm.Record) {
 	case next == "":
 		st.Then = "Reboot this host; what it will boot cannot be read" + inBrackets(s.facts.BootDefault.Reason) + "."
 	default:
+		st.Verdict = localapi.Unsuccessful // who reboots on "reboot needed" would end up elsewhere
 		st.Summary = "deferred, but a reboot would not boot the target (" + componentNames(rec.Components) + ")"
 		st.Notes = append(st.Notes, "the boot default is no longer the target: another hand changed it")
 		st.Then = "Activate the closure that you want; a reboot would boot " + next + "."
@@ -255,6 +284,22 @@ func (s *snapshot) explainDeferred(st *localapi.Status, rec fsm.Record) {
 	if s.facts.Running == rec.TargetClosure {
 		st.Notes = append(st.Notes, "the target was switched to by hand; its critical components run after a reboot")
 	}
+}
+
+// explainCancel tells of a deferral whose profile and boot default are being returned.
+func (s *snapshot) explainCancel(st *localapi.Status, rec fsm.Record) {
+	st.Verdict, st.Summary = localapi.InProgress, "deferred: being cancelled ("+string(rec.Work.Phase)+")"
+	st.Then = "Nothing to do; profile and boot default are returned to what they were."
+	if p := s.progress[rec.RolloutID]; p != "" {
+		st.Why = append(st.Why, p)
+	} else if rec.RollbackFailureReason != "" {
+		st.Verdict, st.Summary = localapi.Unsuccessful, "deferred, and cancelling it did not succeed ("+string(rec.Work.Phase)+")"
+		st.Why = append(st.Why, string(rec.RollbackFailureReason))
+		st.Why = append(st.Why, linesOf(rec.RollbackFailureDetail)...)
+		st.Then = "Mend the cause and cancel it again."
+	}
+	st.Notes = append(st.Notes, s.inconsistent(rec)...)
+	st.Notes = append(st.Notes, rec.Work.Left...)
 }
 
 func (s *snapshot) explainSoaking(st *localapi.Status, rec fsm.Record) {

@@ -82,6 +82,18 @@ func deferredRecord() *fsm.Record {
 	})
 }
 
+// cancellingRecord is a deferral whose boot default is being returned; with a reason, without success.
+func cancellingRecord(failed fsm.FailureReason) *fsm.Record {
+	rec := deferredRecord()
+	rec.Work = &fsm.Work{Kind: fsm.WorkUnstage, Phase: fsm.PhaseUndoBoot, Touched: true, Boot: rec.StagedBoot}
+	if failed != "" {
+		rec.RollbackFailureReason, rec.RollbackFailureDetail = failed, "the boot default is "+target+"\nhint: the boot partition may be full\n"
+	}
+	return rec
+}
+
+func isHeld(s *snapshot) { s.held = &held{Reason: "audit of the week", Since: moment.Add(-time.Hour)} }
+
 func soakingRecord(edit func(rec *fsm.Record)) *fsm.Record {
 	return recordOf(fsm.Soaking, func(rec *fsm.Record) {
 		rec.CurrentClosure, rec.ActivationCompletedAt, rec.TopologyDeclaredAt = target, moment.Add(-time.Minute), moment.Add(-time.Minute)
@@ -167,6 +179,11 @@ func situations() []situation {
 			nextSaying("realising the closure")),
 		in("deferred, and a newer one failed to be prepared", hostThat(before, target, target), deferredRecord(),
 			second(failedRecord(fsm.ReasonNotFound, "no substituter has it", nil, nil))),
+		in("deferred, being cancelled", hostThat(before, before, target), cancellingRecord(""), nil,
+			saying("running switch-to-configuration boot of "+before)),
+		in("deferred, cancelling it failed", hostThat(before, before, target), cancellingRecord(fsm.ReasonBootDefaultUnset), nil),
+		in("converged, held, and a newer one waits", hostThat(target, target, target), convergedRecord(nil), second(recordOf(fsm.Pending, nil)), isHeld),
+		in("never told, held, and the first one waits", hostThat(before, before, before), nil, recordOf(fsm.Pending, nil), isHeld),
 		in("soaking", hostThat(target, target, target), soakingRecord(nil), nil),
 		in("soaking, degraded and not before a moment", hostThat(target, target, target), soakingRecord(func(rec *fsm.Record) {
 			rec.Degraded, rec.SoakDueAt = []string{"web.service failed"}, moment.Add(time.Hour)
@@ -210,6 +227,7 @@ func situations() []situation {
 		in("reverted", hostThat(before, before, before), recordOf(fsm.Reverted, func(rec *fsm.Record) {
 			rec.FailureReason, rec.FailureDetail, rec.RevertedTo, rec.CurrentClosure, rec.EndedAt = fsm.ReasonSwitchFailed, switchFailed, before, before, moment
 		}), nil),
+		in("cancelled", hostThat(before, before, before), recordOf(fsm.Reverted, func(rec *fsm.Record) { rec.RevertedTo, rec.EndedAt = before, moment }), nil),
 		in("superseded", hostThat(before, before, before), recordOf(fsm.Superseded, func(rec *fsm.Record) { rec.SupersededBy, rec.EndedAt = "local@abc-2", moment }), nil),
 		in("frozen in a state of a newer agent", hostThat(before, before, before), recordOf("Hibernating", nil), nil),
 		in("the host cannot be read", system.Facts{}, convergedRecord(nil), nil, unreadable),

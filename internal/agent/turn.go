@@ -17,6 +17,8 @@ type turn struct {
 	now  fsm.Now
 	acts []fsm.Effect
 	log  []transition
+
+	quarantined bool // a closure was put in quarantine
 }
 
 // transition is what is logged of an event once it is durable.
@@ -30,7 +32,7 @@ type transition struct {
 func (l *loop) turn(do func(t *turn) error) error {
 	t := &turn{now: l.now()}
 	err := l.store.Update(func(tx *store.Tx) error {
-		t.tx, t.acts, t.log = tx, nil, nil
+		t.tx, t.acts, t.log, t.quarantined = tx, nil, nil, false
 		return do(t)
 	})
 	l.storeHealth(err)
@@ -40,6 +42,12 @@ func (l *loop) turn(do func(t *turn) error) error {
 	for _, tr := range t.log {
 		l.log.Info("event", slog.String("kind", string(tr.kind)), slog.String("rollout", tr.rollout),
 			slog.String("from", string(tr.from)), slog.String("to", string(tr.to)))
+	}
+	if t.quarantined {
+		// The second copy follows the commit; what a crash leaves undone, the next start does.
+		if err := l.keepQuarantine(); err != nil {
+			l.log.Error("keep a second copy of the quarantine", slog.Any("err", err))
+		}
 	}
 	l.act(t.acts)
 	l.tidyRested(t.log)
@@ -111,6 +119,7 @@ func (t *turn) quarantine(eff fsm.LocalQuarantine) error {
 	}
 	row.Closure, row.Reason, row.At, row.RolloutID = eff.Closure, string(eff.Reason), t.now.Wall, eff.RolloutID
 	row.Attempts++
+	t.quarantined = true
 	return t.tx.PutQuarantine(row)
 }
 

@@ -26,10 +26,12 @@ const storeRetry = 2 * time.Second
 // worker does the blocking work of one rollout. It owns no state: rec is the copy that its last commit gave back.
 type worker struct {
 	loop   *loop
-	ctx    context.Context
+	ctx    context.Context //nolint:containedctx // a worker lives as long as its context, and is never handed another
 	cancel context.CancelCauseFunc
 	log    *slog.Logger
 	rec    fsm.Record
+
+	lockedSince time.Duration // time since boot at which an attempt first found another switch's lock; 0: none has
 }
 
 // commitCall asks the loop to store a step of the work: edits, then events, in one transaction.

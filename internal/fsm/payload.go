@@ -100,6 +100,7 @@ type ActivationFailed struct {
 type DeferralCancelled struct {
 	RevertedToClosure string    `json:"reverted_to_closure"`
 	CancelledBy       string    `json:"cancelled_by,omitempty"`
+	Left              []string  `json:"left,omitempty"` // legs that another hand had changed
 	CancelledAt       time.Time `json:"cancelled_at"`
 	Seq               uint64    `json:"seq"`
 }

@@ -30,7 +30,7 @@ func samples() map[PayloadKind]Payload {
 			Degraded: []string{"mail.service failed"}, FailedUnits: []string{"mail.service"}, BootID: "boot-1", CompletedAt: at(4), Seq: 4},
 		ActivationDeferred{Components: newKernel, BootID: "boot-1", SoftReboots: 1, DeferredAt: at(5), Seq: 5},
 		ActivationFailed{ExitCode: 1, StderrTail: "unit failed", Reason: ReasonSwitchFailed, FailedAt: at(6), Seq: 6},
-		DeferralCancelled{RevertedToClosure: priorP, CancelledBy: "uid 0", CancelledAt: at(7), Seq: 7},
+		DeferralCancelled{RevertedToClosure: priorP, CancelledBy: "uid 0", Left: []string{"boot default"}, CancelledAt: at(7), Seq: 7},
 		ProbeTopologyDeclared{Probes: []ProbeDeclaration{{Name: "http", Kind: "http", Mode: Enforce}, {Name: "dns", Kind: "exec", Mode: Observe}},
 			DeclaredAt: at(8), Seq: 8},
 		ProbeObservedFirst{ProbeName: "http", Mode: Enforce, ObservedAt: at(9), Seq: 9},

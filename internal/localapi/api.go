@@ -12,9 +12,19 @@ type Backend interface {
 	Status(ctx context.Context) (Status, error)
 	// Changed gives a channel that is closed at the next change.
 	Changed() <-chan struct{}
-	Activate(ctx context.Context, req ActivateRequest, by Peer) (ActivateReply, error)
 	Events(ctx context.Context, after uint64, limit int) ([]Event, error)
 	History(ctx context.Context, rollout string, limit int) ([]HistoryRow, error)
+	Quarantine(ctx context.Context) ([]QuarantineRow, error)
+	Changer
+}
+
+// Changer does what peers ask to be changed. Only root gets so far.
+type Changer interface {
+	Activate(ctx context.Context, req ActivateRequest, by Peer) (ActivateReply, error)
+	Cancel(ctx context.Context, req CancelRequest, by Peer) (CancelReply, error)
+	Hold(ctx context.Context, req HoldRequest, by Peer) (Hold, error)
+	Resume(ctx context.Context, req ResumeRequest, by Peer) (Hold, error)
+	ClearQuarantine(ctx context.Context, req QuarantineClearRequest, by Peer) (QuarantineClearReply, error)
 }
 
 // ActivateRequest asks for a closure to be brought to this host.

@@ -76,12 +76,17 @@ func (c *Client) History(ctx context.Context, rollout string, limit int) ([]Hist
 
 // Activate asks for a closure to be brought to the host. It returns when the agent has stored the request.
 func (c *Client) Activate(ctx context.Context, req ActivateRequest) (ActivateReply, error) {
-	var reply ActivateReply
+	return request[ActivateReply](ctx, c, "/v1/activate", req)
+}
+
+// request asks for a change. It returns when the agent has stored it.
+func request[Reply any](ctx context.Context, c *Client, path string, req any) (Reply, error) {
+	var reply Reply
 	body, err := json.Marshal(req)
 	if err != nil {
 		return reply, fmt.Errorf("encode request: %w", err)
 	}
-	err = c.do(ctx, http.MethodPost, "/v1/activate", bytes.NewReader(body), &reply)
+	err = c.do(ctx, http.MethodPost, path, bytes.NewReader(body), &reply)
 	return reply, err
 }
 

@@ -45,6 +45,7 @@ type host struct {
 	events   []Event
 	rows     []HistoryRow
 	asked    []ActivateRequest
+	changes  []any // the other changes that were asked for
 	by       Peer
 	err      error
 	stuck    chan struct{} // Activate tells that it is stuck, and stays so until its context ends
@@ -88,6 +89,36 @@ func (h *host) Activate(ctx context.Context, req ActivateRequest, by Peer) (Acti
 	defer h.mu.Unlock()
 	h.asked, h.by = append(h.asked, req), by
 	return ActivateReply{RolloutID: "local@e-1", State: "Pending", Waiting: "for its turn"}, h.err
+}
+
+func (h *host) note(by Peer, req any) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.changes, h.by = append(h.changes, req), by
+}
+
+func (h *host) Cancel(_ context.Context, req CancelRequest, by Peer) (CancelReply, error) {
+	h.note(by, req)
+	return CancelReply{RolloutID: req.Rollout, State: "Deferred"}, h.err
+}
+
+func (h *host) Hold(_ context.Context, req HoldRequest, by Peer) (Hold, error) {
+	h.note(by, req)
+	return Hold{Reason: req.Reason, Until: req.Until, UID: by.UID}, h.err
+}
+
+func (h *host) Resume(_ context.Context, req ResumeRequest, by Peer) (Hold, error) {
+	h.note(by, req)
+	return Hold{Reason: "it was held"}, h.err
+}
+
+func (h *host) Quarantine(context.Context) ([]QuarantineRow, error) {
+	return []QuarantineRow{{Closure: "/nix/store/x", Attempts: 2, Reason: "switch-failed", At: testTime, RolloutID: "local@e-1"}}, h.err
+}
+
+func (h *host) ClearQuarantine(_ context.Context, req QuarantineClearRequest, by Peer) (QuarantineClearReply, error) {
+	h.note(by, req)
+	return QuarantineClearReply{Cleared: []string{req.Closure}}, h.err
 }
 
 func (h *host) Events(_ context.Context, after uint64, limit int) ([]Event, error) {

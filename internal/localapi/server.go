@@ -196,7 +196,12 @@ func (h *handler) routes() http.Handler {
 	handle(http.MethodGet, "/v1/status", h.reading(h.status))
 	handle(http.MethodGet, "/v1/events", h.reading(h.events))
 	handle(http.MethodGet, "/v1/history", h.reading(h.history))
-	handle(http.MethodPost, "/v1/activate", h.activate)
+	handle(http.MethodGet, "/v1/quarantine", h.reading(h.quarantine))
+	handle(http.MethodPost, "/v1/activate", changing(h, h.backend.Activate))
+	handle(http.MethodPost, "/v1/cancel", changing(h, h.backend.Cancel))
+	handle(http.MethodPost, "/v1/hold", changing(h, h.backend.Hold))
+	handle(http.MethodPost, "/v1/resume", changing(h, h.backend.Resume))
+	handle(http.MethodPost, "/v1/quarantine/clear", changing(h, h.backend.ClearQuarantine))
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		h.refuse(w, &Error{Code: CodeNotFound, Message: "there is no " + r.URL.Path, Hint: "agent and client may be of different versions"})
 	})
@@ -296,26 +301,38 @@ func (h *handler) history(w http.ResponseWriter, r *http.Request) {
 	h.answer(w, rows, err)
 }
 
-func (h *handler) activate(w http.ResponseWriter, r *http.Request) {
-	peer, known := r.Context().Value(peerKey{}).(Peer)
-	if !known || !mayChange(peer, os.Geteuid()) {
-		h.refuse(w, &Error{Code: CodeNotAllowed, Message: "only root may change what this host runs", Hint: "run it with sudo"})
-		return
+func (h *handler) quarantine(w http.ResponseWriter, r *http.Request) {
+	rows, err := h.backend.Quarantine(r.Context())
+	if rows == nil {
+		rows = []QuarantineRow{}
 	}
-	var req ActivateRequest
-	decoder := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
-	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(&req); err != nil {
-		h.refuse(w, badRequestf("send one JSON object with a target", "read request: %v", err))
-		return
+	h.answer(w, rows, err)
+}
+
+// changing serves a request that changes something: the peer must be allowed to, and send one JSON object without a field that is
+// not known.
+func changing[Request, Reply any](h *handler, do func(ctx context.Context, req Request, by Peer) (Reply, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		peer, known := r.Context().Value(peerKey{}).(Peer)
+		if !known || !mayChange(peer, os.Geteuid()) {
+			h.refuse(w, &Error{Code: CodeNotAllowed, Message: "only root may change what this host runs", Hint: "run it with sudo"})
+			return
+		}
+		var req Request
+		decoder := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
+		decoder.DisallowUnknownFields()
+		if err := decoder.Decode(&req); err != nil {
+			h.refuse(w, badRequestf("send one JSON object with the fields of this request", "read request: %v", err))
+			return
+		}
+		if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+			h.refuse(w, badRequestf("send one JSON object and nothing else", "read request: something follows the object"))
+			return
+		}
+		asked(w)
+		reply, err := do(r.Context(), req, peer)
+		h.answer(w, reply, err)
 	}
-	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		h.refuse(w, badRequestf("send one JSON object with a target", "read request: something follows the object"))
-		return
-	}
-	asked(w)
-	reply, err := h.backend.Activate(r.Context(), req, peer)
-	h.answer(w, reply, err)
 }
 
 // mayChange says whether a peer may change what this host runs: root, or the very user that the agent runs as.

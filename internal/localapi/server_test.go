@@ -52,6 +52,34 @@ func TestAsk(t *testing.T) {
 	}
 }
 
+func TestChanges(t *testing.T) {
+	h := newHost()
+	s := serve(t, h, nil)
+	ctx := t.Context()
+	me := Peer{PID: os.Getpid(), UID: os.Getuid(), GID: os.Getgid()}
+	until := testTime.Add(time.Hour)
+
+	if reply, err := s.Cancel(ctx, CancelRequest{Rollout: "stable@1"}); err != nil || reply != (CancelReply{RolloutID: "stable@1", State: "Deferred"}) {
+		t.Errorf("cancel = %+v, %v", reply, err)
+	}
+	if hold, err := s.Hold(ctx, HoldRequest{Reason: "audit", Until: until}); err != nil || hold != (Hold{Reason: "audit", Until: until, UID: me.UID}) {
+		t.Errorf("hold = %+v, %v", hold, err)
+	}
+	if hold, err := s.Resume(ctx); err != nil || hold.Reason != "it was held" {
+		t.Errorf("resume = %+v, %v", hold, err)
+	}
+	if rows, err := s.Quarantine(ctx); err != nil || len(rows) != 1 || rows[0].Attempts != 2 || !rows[0].At.Equal(testTime) {
+		t.Errorf("quarantine = %+v, %v", rows, err)
+	}
+	if reply, err := s.ClearQuarantine(ctx, QuarantineClearRequest{Closure: "/nix/store/x"}); err != nil || !reflect.DeepEqual(reply.Cleared, []string{"/nix/store/x"}) {
+		t.Errorf("clear = %+v, %v", reply, err)
+	}
+	want := []any{CancelRequest{Rollout: "stable@1"}, HoldRequest{Reason: "audit", Until: until}, ResumeRequest{}, QuarantineClearRequest{Closure: "/nix/store/x"}}
+	if !reflect.DeepEqual(h.changes, want) || h.by != me {
+		t.Errorf("the backend was asked %+v by %+v", h.changes, h.by)
+	}
+}
+
 func TestErrorsOfTheBackend(t *testing.T) {
 	h := newHost()
 	s := serve(t, h, nil)
@@ -194,6 +222,8 @@ func TestBadRequests(t *testing.T) {
 		"something after it":  {post(`{"target":"x"} garbage`), 400, CodeBadRequest, "follows"},
 		"body too large":      {post(`{"target":"` + strings.Repeat("x", maxBody) + `"}`), 400, CodeBadRequest, "too large"},
 		"body much too large": {post(`{"target":"` + strings.Repeat("x", 64*maxBody) + `"}`), 400, CodeBadRequest, "too large"},
+		"get of cancel":       {get("/v1/cancel"), 405, CodeBadMethod, "POST"},
+		"post of quarantine":  {strings.Replace(post("{}"), "activate", "quarantine", 1), 405, CodeBadMethod, "GET"},
 		"no HTTP":             {"hello\r\n\r\n", 400, "", ""},
 		"header too large":    {"GET /v1/status HTTP/1.1\r\nHost: agent\r\nX: " + strings.Repeat("x", 4*maxHeader) + "\r\n\r\n", 431, "", ""},
 	} {

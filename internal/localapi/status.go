@@ -31,6 +31,7 @@ type Status struct {
 
 	Rollout *Rollout `json:"rollout"` // the rollout that owns the host, or the last one; null if there was none
 	Next    *Waiting `json:"next"`    // a rollout that waits its turn
+	Hold    *Hold    `json:"hold"`    // the operator holds the host: nothing is started; null if not
 	Verdict Verdict  `json:"verdict"`
 	Summary string   `json:"summary"` // one line: the state in words
 	Why     []string `json:"why"`     // each component from → to, or the reason and the tail of the error
