@@ -141,7 +141,7 @@ func (s *snapshot) nextBoot() localapi.NextBoot {
 	if d.Closure == s.facts.Profile {
 		since = s.facts.ProfileSince
 	}
-	return localapi.NextBoot{Closure: s.closure(d.Closure, since), Loader: string(d.Loader), Entry: d.Entry, Reason: d.Reason}
+	return localapi.NextBoot{Closure: s.closure(d.Closure, since), Loader: d.Loader, Entry: d.Entry, Reason: d.Reason}
 }
 
 func (s *snapshot) rollout(rec fsm.Record) *localapi.Rollout {

@@ -198,7 +198,7 @@ func (p *process) waitForFile(at string) {
 			return
 		}
 		select {
-		case <-p.ended:
+		case <-p.ended: //nolint:errcheck // how it ended does not matter here
 			p.t.Fatalf("ended without making %s:\n%s", at, p.stderr.String())
 		case <-deadline:
 			p.t.Fatalf("did not make %s", at)

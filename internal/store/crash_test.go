@@ -49,11 +49,11 @@ func TestKilledAtEveryStepOfReplacement(t *testing.T) {
 		"file":      func(path string) error { return os.WriteFile(path, []byte("the operator's data"), 0o600) },
 		"directory": func(path string) error { return os.MkdirAll(filepath.Join(path, "the operator's data"), 0o700) },
 	}
-	for name, make := range stands {
+	for name, lay := range stands {
 		for _, step := range []string{"opened", "laid out", "initialised", "prepared", "kept", "renamed"} {
 			t.Run(name+" "+step, func(t *testing.T) {
 				path := storePath(t)
-				if err := make(path); err != nil {
+				if err := lay(path); err != nil {
 					t.Fatal(err)
 				}
 				if out, err := role(t, "die at", path, step).CombinedOutput(); !died(err) {

@@ -441,11 +441,11 @@ func TestANewerSchemaThatAllowsThisReaderIsWritten(t *testing.T) {
 
 func TestAnUnconfirmedCommitIsConfirmedOrUncertain(t *testing.T) {
 	s, _ := mustOpen(t, storePath(t))
-	real := s.update
+	update := s.update
 	ioError := errors.New("input/output error")
 	failures := 0
 	s.update = func(fn func(*bbolt.Tx) error) error {
-		if err := real(fn); err != nil {
+		if err := update(fn); err != nil {
 			return err
 		}
 		if failures > 0 { // the meta page is written, its sync has failed
@@ -464,7 +464,7 @@ func TestAnUnconfirmedCommitIsConfirmedOrUncertain(t *testing.T) {
 		t.Errorf("never confirmed: %v", err)
 	}
 	s.update = func(fn func(*bbolt.Tx) error) error { // fails before the meta page
-		return real(func(tx *bbolt.Tx) error { return errors.Join(fn(tx), ioError) })
+		return update(func(tx *bbolt.Tx) error { return errors.Join(fn(tx), ioError) })
 	}
 	err = s.Update(func(tx *Tx) error { return tx.SetLive("a@3") })
 	if errors.Is(err, ErrUncertain) || !errors.Is(err, ioError) {

@@ -266,7 +266,7 @@ func (tx *Tx) nextCount(name string) (uint64, error) {
 		return 0, err
 	}
 	payload, err := tx.get(countersBucket, name)
-	last := uint64(0)
+	var last uint64
 	switch {
 	case err == nil && len(payload) == 8:
 		last = binary.BigEndian.Uint64(payload)
