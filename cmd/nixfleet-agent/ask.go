@@ -44,7 +44,7 @@ func (g *globals) ask(cmd *cobra.Command) (*ask, error) {
 func (a *ask) status(ctx context.Context) (localapi.Status, error) {
 	deadline := time.Now().Add(startPatience)
 	for {
-		st, err := a.statusOfAgent(ctx)
+		st, err := answered(ctx, a.client.Status)
 		if !errors.Is(err, localapi.ErrNoAgent) {
 			return st, err
 		}
@@ -58,20 +58,20 @@ func (a *ask) status(ctx context.Context) (localapi.Status, error) {
 	}
 }
 
-// statusOfAgent asks the agent. One that is stuck is none.
-func (a *ask) statusOfAgent(ctx context.Context) (localapi.Status, error) {
+// answered asks the agent. One that is stuck is none.
+func answered[T any](ctx context.Context, asked func(context.Context) (T, error)) (T, error) {
 	bounded, cancel := context.WithTimeout(ctx, answerPatience)
 	defer cancel()
-	st, err := a.client.Status(bounded)
+	answer, err := asked(bounded)
 	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
 		err = localapi.ErrNoAgent
 	}
-	return st, err
+	return answer, err
 }
 
 // fromAgentOr asks the agent and, where none answers, reads the file. It reports which of the two answered.
-func fromAgentOr[T any](asked func() (T, error), read func() (T, error)) (answer T, fromFile bool, err error) {
-	answer, err = asked()
+func fromAgentOr[T any](ctx context.Context, asked func(context.Context) (T, error), read func() (T, error)) (answer T, fromFile bool, err error) {
+	answer, err = answered(ctx, asked)
 	if !errors.Is(err, localapi.ErrNoAgent) {
 		return answer, false, err
 	}

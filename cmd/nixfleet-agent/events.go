@@ -68,8 +68,8 @@ func (o *eventsOptions) run(ctx context.Context, a *ask, out *ink, rest io.Write
 			o.after = last - uint64(o.number)
 		}
 	}
-	events, fromFile, err := fromAgentOr(
-		func() ([]localapi.Event, error) { return a.client.Events(ctx, o.after, o.number) },
+	events, fromFile, err := fromAgentOr(ctx,
+		func(ctx context.Context) ([]localapi.Event, error) { return a.client.Events(ctx, o.after, o.number) },
 		func() ([]localapi.Event, error) { return agent.ReadEvents(a.cfg, o.after, o.number) })
 	if err != nil {
 		return err

@@ -47,8 +47,10 @@ which event and why.
 }
 
 func (o *historyOptions) run(ctx context.Context, a *ask, out *ink, rest io.Writer) error {
-	rows, fromFile, err := fromAgentOr(
-		func() ([]localapi.HistoryRow, error) { return a.client.History(ctx, o.rollout, o.number) },
+	rows, fromFile, err := fromAgentOr(ctx,
+		func(ctx context.Context) ([]localapi.HistoryRow, error) {
+			return a.client.History(ctx, o.rollout, o.number)
+		},
 		func() ([]localapi.HistoryRow, error) { return agent.ReadHistory(a.cfg, o.rollout, o.number) })
 	if err != nil {
 		return err

@@ -31,8 +31,7 @@ func quarantineListVerb(g *globals) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			rows, fromFile, err := fromAgentOr(
-				func() ([]localapi.QuarantineRow, error) { return a.client.Quarantine(cmd.Context()) },
+			rows, fromFile, err := fromAgentOr(cmd.Context(), a.client.Quarantine,
 				func() ([]localapi.QuarantineRow, error) { return agent.ReadQuarantine(a.cfg) })
 			if err != nil {
 				return err
