@@ -17,7 +17,7 @@ GOLANGCI    := go tool -modfile=tools/golangci-lint/go.mod golangci-lint
 E2E_TIMEOUT := 25m
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test check e2e bench generate nix \
+.PHONY: help build man demo test check e2e bench generate nix \
 	check-format check-vet check-staticcheck check-lint check-sumtype \
 	check-imports check-modules check-scripts
 
@@ -26,6 +26,9 @@ help: ## Print this list
 
 build: ## Build the stripped, reproducible binary into bin/
 	CGO_ENABLED=0 go build $(BUILD_FLAGS) -o bin/nixfleet-agent ./cmd/nixfleet-agent
+
+man: ## Write the man pages into bin/man8/
+	go run -tags man ./cmd/nixfleet-agent man bin/man8
 
 demo: ## Take a host-shaped directory through a live update, a deferral and a reboot; needs no root
 	go run ./demo

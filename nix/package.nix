@@ -30,13 +30,13 @@ buildGoModule {
 
   nativeBuildInputs = [ installShellFiles ];
 
-  # Completions and man pages are printed by the program itself, which a cross build cannot run.
+  # Completions and man pages are printed by the program itself, built once more for the latter; a cross build can run neither.
   postInstall = lib.optionalString (stdenv.buildPlatform.canExecute stdenv.hostPlatform) ''
     installShellCompletion --cmd nixfleet-agent \
       --bash <($out/bin/nixfleet-agent completion bash) \
       --fish <($out/bin/nixfleet-agent completion fish) \
       --zsh <($out/bin/nixfleet-agent completion zsh)
-    $out/bin/nixfleet-agent man man8
+    go run -tags nethttpomithttp2,man ./cmd/nixfleet-agent man man8
     installManPage man8/*
   '';
 

@@ -1,3 +1,8 @@
+//go:build man
+
+// The man pages come from the same commands as the help, and from a program that is built for that alone: what renders them is
+// a third of a megabyte, which the agent does not carry on every host.
+
 package main
 
 import (
@@ -7,6 +12,8 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/cobra/doc"
 )
+
+func init() { onlyInBuilds = append(onlyInBuilds, manVerb) }
 
 func manVerb() *cobra.Command {
 	return &cobra.Command{

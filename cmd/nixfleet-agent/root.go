@@ -37,6 +37,9 @@ Exit codes:
   4  failed or rolled back
   5  no agent answers and its file does not tell either`
 
+// onlyInBuilds are the verbs that programs built with a tag have besides.
+var onlyInBuilds []func() *cobra.Command
+
 func newRoot() *cobra.Command {
 	g := &globals{}
 	root := &cobra.Command{
@@ -54,7 +57,10 @@ func newRoot() *cobra.Command {
 	flags.StringVar(&g.color, "color", "auto", "colours: auto, always or never; NO_COLOR is respected")
 	root.AddCommand(runVerb(g), activateVerb(g), statusVerb(g), explainVerb(g), eventsVerb(g), historyVerb(g),
 		cancelVerb(g), holdVerb(g), resumeVerb(g), quarantineVerb(g),
-		versionVerb(), checkVerb(g), attemptVerb(), manVerb())
+		versionVerb(), checkVerb(g), attemptVerb())
+	for _, verb := range onlyInBuilds {
+		root.AddCommand(verb())
+	}
 	return root
 }
 
