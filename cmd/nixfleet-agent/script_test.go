@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/santhosh-tekuri/jsonschema/v6"
 
 	"github.com/nixfleet/nixfleet-agent/internal/localapi"
 	"github.com/nixfleet/nixfleet-agent/internal/simhost"
@@ -40,6 +41,7 @@ func TestScripts(t *testing.T) {
 			"await":   await,
 			"waitfor": waitFor,
 			"exits":   exits,
+			"valid":   valid,
 		},
 	})
 }
@@ -181,6 +183,20 @@ func waitFor(ts *testscript.TestScript, _ bool, args []string) {
 		}
 		time.Sleep(10 * time.Millisecond) // polls a condition
 	}
+}
+
+// valid holds the last output of status --json against the schema that is published of it.
+func valid(ts *testscript.TestScript, _ bool, _ []string) {
+	schema, err := jsonschema.UnmarshalJSON(strings.NewReader(localapi.StatusSchema))
+	ts.Check(err)
+	status, err := jsonschema.UnmarshalJSON(strings.NewReader(ts.ReadFile("stdout")))
+	ts.Check(err)
+	compiler := jsonschema.NewCompiler()
+	compiler.AssertFormat()
+	ts.Check(compiler.AddResource("status.schema.json", schema))
+	compiled, err := compiler.Compile("status.schema.json")
+	ts.Check(err)
+	ts.Check(compiled.Validate(status))
 }
 
 // exits runs a program and expects an exit code: exits CODE PROGRAM [ARGUMENT...].
