@@ -61,6 +61,10 @@ var law = map[string]room{
 		purpose: "the CRC32C around a stored value and its place",
 		pure:    true,
 	},
+	"internal/wire": {
+		purpose: "the JSON shapes that an agent and a control plane speak; data only",
+		pure:    true,
+	},
 	"internal/outbox": {
 		purpose: "the durable queue of events that are owed to the control plane",
 		internal: reasons{
