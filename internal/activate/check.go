@@ -34,7 +34,7 @@ func (r *Runner) Check(ctx context.Context, target string, opt CheckOptions) err
 	if err := r.checkRoom(target); err != nil {
 		return err
 	}
-	return r.checkQuiet(ctx)
+	return r.Quiet(ctx)
 }
 
 func (r *Runner) checkTarget(ctx context.Context, target string, opt CheckOptions) error {
@@ -49,6 +49,7 @@ func (r *Runner) checkTarget(ctx context.Context, target string, opt CheckOption
 		return err
 	case unfit.Reason == system.DoesNotExist:
 	case opt.Force && isWrongMachine(err):
+	case !r.Valid(ctx, target): // it is judged once it is realised
 	default:
 		return notSwitchable(err)
 	}
@@ -138,9 +139,9 @@ func (r *Runner) checkBootDefault(target string) error {
 	}
 }
 
-// checkQuiet looks whether anybody else is at work on the host: another switch, or the boot itself, whose jobs a switch would
-// wait for while they wait for it.
-func (r *Runner) checkQuiet(ctx context.Context) error {
+// Quiet looks whether anybody else is at work on the host: another switch, or the boot itself, whose jobs a switch would
+// wait for while they wait for it. Its error is then a Retryable *Failure of reason busy or boot-not-finished.
+func (r *Runner) Quiet(ctx context.Context) error {
 	if holder := r.LockHolder(); holder != "" {
 		return busy("another switch is under way: " + holder)
 	}

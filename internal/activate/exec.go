@@ -1,6 +1,7 @@
 package activate
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"strconv"
 	"sync"
 	"syscall"
 )
@@ -121,6 +123,31 @@ func (e *Exec) Tail(_ context.Context, id JobID, lines int) string {
 		return ""
 	}
 	return lastLines(string(text), lines, maxTail)
+}
+
+// maxOutput bounds what one look at an output reads.
+const maxOutput = 256 << 10
+
+// Output is what an attempt wrote after a position, which is an offset in its file.
+func (e *Exec) Output(_ context.Context, id JobID, after string) (text, next string) {
+	offset, err := strconv.ParseInt(after, 10, 64)
+	if err != nil || offset < 0 {
+		offset = 0
+	}
+	f, err := os.Open(e.attempts.dir(id).file(outputFile))
+	if err != nil {
+		return "", after
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.NewSectionReader(f, offset, maxOutput))
+	if err != nil {
+		return "", after
+	}
+	whole := bytes.LastIndexByte(data, '\n') + 1
+	if whole == 0 && len(data) == maxOutput {
+		whole = len(data) // no line is that long; it is passed over
+	}
+	return string(data[:whole]), strconv.FormatInt(offset+int64(whole), 10)
 }
 
 // Retire waits for the process of an attempt that has ended.

@@ -24,6 +24,11 @@ const (
 	pollFirst = 20 * time.Millisecond
 	pollMost  = time.Second
 
+	// watchPause is how often the output of a job is looked at while it runs, watchFirst when first. Where there is a journal,
+	// a look is a run of journalctl.
+	watchPause = 2 * time.Second
+	watchFirst = 500 * time.Millisecond
+
 	// tailLines are kept of a job's output: enough for the list of failed units and their status that
 	// switch-to-configuration ends with.
 	tailLines = 100
@@ -167,6 +172,9 @@ type Launcher interface {
 	Stop(ctx context.Context, id JobID) error
 	// Tail is the end of an attempt's output, "" if there is none.
 	Tail(ctx context.Context, id JobID, lines int) string
+	// Output is what an attempt wrote after a position, in whole lines and up to some bound, and the position after that. "" is
+	// the beginning. Positions mean nothing to anybody else.
+	Output(ctx context.Context, id JobID, after string) (text, next string)
 	// Retire drops what a launcher holds of an attempt that has ended beside its result and its output.
 	Retire(ctx context.Context, id JobID)
 	// Forget drops everything of an attempt that does not run.
@@ -181,11 +189,17 @@ var errNeverBegan = errors.New("the attempt ended before it began")
 //
 // When ctx ends, Do returns its error and the job goes on.
 func Do(ctx context.Context, l Launcher, job Job) (Result, error) {
+	return do(ctx, l, job, nil)
+}
+
+// do is Do, and calls watch, if it is not nil, every watchPause or so while the job runs.
+func do(ctx context.Context, l Launcher, job Job, watch func(context.Context)) (Result, error) {
 	if err := job.ID.validate(); err != nil {
 		return Result{}, err
 	}
 	started := false
 	pause := pollFirst
+	unwatched := watchPause - watchFirst
 	for {
 		seen, err := l.Look(ctx, job.ID)
 		if err != nil {
@@ -215,6 +229,10 @@ func Do(ctx context.Context, l Launcher, job Job) (Result, error) {
 		case JobRunning:
 		default:
 			return Result{}, fmt.Errorf("run %s: state %q is not known", job.ID.Name(), seen.State)
+		}
+		if unwatched += pause; watch != nil && unwatched >= watchPause {
+			watch(ctx)
+			unwatched = 0
 		}
 		if err := rest(ctx, pause); err != nil {
 			return Result{}, err

@@ -59,11 +59,39 @@ func (b *boundedBuffer) Write(p []byte) (int, error) {
 // still tells the unit. A unit's name is that of one attempt.
 func (j journal) tail(ctx context.Context, unit, invocation string, lines int) string {
 	j(ctx, "--sync") // what was just written is read only after it has come through
-	match := []string{"--unit", unit, "--boot"}
-	if invocation != "" {
-		match = []string{"_SYSTEMD_INVOCATION_ID=" + invocation, "+", "_SYSTEMD_UNIT=" + unit}
+	return lastLines(j(ctx, append([]string{"--output=cat", "--lines=" + strconv.Itoa(lines)}, matchOf(unit, invocation)...)...), lines, maxTail)
+}
+
+func matchOf(unit, invocation string) []string {
+	if invocation == "" {
+		return []string{"--unit", unit, "--boot"}
 	}
-	return lastLines(j(ctx, append([]string{"--output=cat", "--lines=" + strconv.Itoa(lines)}, match...)...), lines, maxTail)
+	return []string{"_SYSTEMD_INVOCATION_ID=" + invocation, "+", "_SYSTEMD_UNIT=" + unit}
+}
+
+// after is what an invocation wrote after a cursor, "" for its beginning, and the cursor of the last line of it. What does not
+// fit into one run of journalctl is left to the next: every entry bears its own cursor, so that none is lost. Nothing is
+// synced for it; what is on its way is there at the next look.
+func (j journal) after(ctx context.Context, unit, invocation, cursor string) (text, next string) {
+	args := []string{"--output=json", "--output-fields=MESSAGE"}
+	if cursor != "" {
+		args = append(args, "--after-cursor="+cursor)
+	}
+	var said strings.Builder
+	for line := range strings.Lines(j(ctx, append(args, matchOf(unit, invocation)...)...)) {
+		var entry struct {
+			Cursor  string `json:"__CURSOR"`
+			Message any    `json:"MESSAGE"` // a list of bytes where it is no text
+		}
+		if json.Unmarshal([]byte(line), &entry) != nil || entry.Cursor == "" {
+			break // cut off at the bound
+		}
+		cursor = entry.Cursor
+		if message, ok := entry.Message.(string); ok {
+			said.WriteString(message + "\n")
+		}
+	}
+	return said.String(), cursor
 }
 
 // endOf finds in PID 1's own messages how an invocation ended.

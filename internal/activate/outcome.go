@@ -141,6 +141,12 @@ func Judge(seen Observation) Outcome {
 	return o
 }
 
+// Locked reports whether the program did nothing because another switch was under way.
+func (r Result) Locked() bool { return r.exitCode() == exitLocked }
+
+// CutOff reports whether the program ended before its end.
+func (r Result) CutOff() bool { return r.Kind != KindExited || r.ExitCode == exitPanicked }
+
 // mayBeOurs reports whether what runs is explained by this switch alone. An unreadable link is: the switch replaces it in two
 // steps, and may have been cut off between them.
 func (seen Observation) mayBeOurs() bool {
@@ -239,10 +245,7 @@ func (seen Observation) refusing() []Change {
 
 // cutOff reports whether the run ended before its end: nothing then says how far it came.
 func (seen Observation) cutOff() bool {
-	if seen.Result.Kind != KindExited || len(seen.ListsLeft) > 0 {
-		return true
-	}
-	return seen.Result.ExitCode == exitError || seen.Result.ExitCode == exitPanicked
+	return seen.Result.CutOff() || len(seen.ListsLeft) > 0 || seen.Result.ExitCode == exitError
 }
 
 // ended says how the program ended.

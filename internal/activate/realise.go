@@ -3,6 +3,7 @@ package activate
 import (
 	"context"
 	"fmt"
+	"net/url"
 	"os"
 	"path"
 	"strings"
@@ -13,7 +14,9 @@ import (
 //
 // Its error is a *Failure of reason not-found, cache-unreachable, no-trusted-signature, disk-full, bad-path, realise-killed or
 // realise-failed. A Retryable one may succeed later, with another attempt.
-func (r *Runner) Realise(ctx context.Context, id JobID, target, rootName string) error {
+//
+// Told, if it is not nil, is told how far it has come, every watchPause at most and only while it runs.
+func (r *Runner) Realise(ctx context.Context, id JobID, target, rootName string, told func(Progress)) error {
 	nixStore, err := r.program("nix-store")
 	if err != nil {
 		return err
@@ -22,7 +25,9 @@ func (r *Runner) Realise(ctx context.Context, id JobID, target, rootName string)
 	if err != nil {
 		return err
 	}
-	result, err := r.run(ctx, id, "realise "+target, r.opt.Deadlines.Realise, nixStore, "--realise", target, "--add-root", root)
+	// What no cache had is asked for anew: Nix remembers for an hour that it was not there.
+	result, err := r.runWatched(ctx, id, r.fetching(id, told), "realise "+target, r.opt.Deadlines.Realise,
+		nixStore, "--realise", target, "--add-root", root, "--option", "narinfo-cache-negative-ttl", "0")
 	if err != nil {
 		return err
 	}
@@ -66,7 +71,13 @@ var (
 		"no substituter that can build it",    // 2.19 and later
 		"does not exist and cannot be created",
 		"cannot build missing derivation",
-		"' is not valid", // a path that the database does not have
+		"does not exist in binary cache", // a cache that lists a path and does not have it any more
+		"' is not valid",                 // a path that the database does not have
+	}
+	damagedTexts = []string{
+		"failed to read compressed data", // and what the library of the format says
+		"hash mismatch importing path", "size mismatch importing path",
+		"input doesn't look like a Nix archive", "bad archive",
 	}
 	badPathTexts = []string{"too short to be a valid store path", "is not in the Nix store", "is not a valid store path", "contains illegal character"}
 	killedTexts  = []string{"error: interrupted by the user"}
@@ -76,7 +87,7 @@ var (
 // a path that nobody has end alike; the warnings before the end tell them apart.
 func realiseFailure(target string, result Result) *Failure {
 	f := &Failure{ExitCode: result.exitCode(), Tail: result.Tail}
-	say := result.Tail
+	say := ownWords(result.Tail)
 	switch {
 	case diskFull(say):
 		f.Reason, f.Detail = ReasonDiskFull, "there is no room for "+target
@@ -93,15 +104,58 @@ func realiseFailure(target string, result Result) *Failure {
 		f.Reason, f.Detail, f.Retryable = ReasonRealiseFailed, "the Nix daemon does not answer", true
 		f.Hint = "see systemctl status nix-daemon.socket nix-daemon.service"
 	case contains(say, unreachableTexts):
-		f.Reason, f.Detail, f.Retryable = ReasonUnreachable, "a substituter that may have "+target+" does not answer", true
+		f.Reason, f.Detail, f.Retryable = ReasonUnreachable, "a substituter that may have "+target+" does not answer"+cacheIn(say), true
 		f.Hint = "see whether this host reaches its caches, and may read from them; it is tried again by itself"
 	case contains(say, notFoundTexts), contains(say, []string{"getting status of " + target, "getting status of '" + target}):
 		f.Reason, f.Detail = ReasonNotFound, "neither the store nor a substituter has "+target+", or something it needs"
-		f.Hint = "copy it to this host or to a cache that this host uses: nix copy"
+		f.Hint = "copy it to this host or to a cache that this host uses: nix copy; a cache that refuses this host (401, 403) looks to Nix as if it had nothing"
+	case contains(say, damagedTexts):
+		f.Reason, f.Detail = ReasonRealiseFailed, "what a substituter has of "+target+", or of something it needs, is damaged or cut off"
+		f.Hint = "have the cache repaired, or copy the closure to it anew: nix copy"
 	default:
 		f.Reason, f.Detail = ReasonRealiseFailed, "nix-store "+result.words()+" while it realised "+target
 	}
 	return f
+}
+
+// responseBody begins what a cache has said with an error. It is the cache's word and not Nix's, and may hold anything, as that
+// the cache's own disk is full.
+const responseBody = "response body:"
+
+// ownWords is an output without what caches have said: that is indented, as all but the first lines of an error of Nix are.
+// What an output begins with may be the end of such a body.
+func ownWords(tail string) string {
+	var own strings.Builder
+	foreign := strings.HasPrefix(tail, errorIndent)
+	for line := range strings.Lines(tail) {
+		if text := strings.TrimSpace(line); text != "" && !strings.HasPrefix(line, errorIndent) {
+			foreign = false
+		} else if text == responseBody {
+			foreign = true
+		}
+		if !foreign {
+			own.WriteString(line)
+		}
+	}
+	return own.String()
+}
+
+// errorIndent begins the further lines of an error of Nix.
+const errorIndent = "       "
+
+// cacheIn names the cache that an output last says something could not be downloaded from, in brackets.
+func cacheIn(say string) string {
+	at := strings.LastIndex(say, "unable to download '")
+	if at < 0 {
+		return ""
+	}
+	_, rest, _ := strings.Cut(say[at:], "'")
+	file, _, _ := strings.Cut(rest, "'")
+	u, err := url.Parse(file)
+	if err != nil || u.Host == "" {
+		return ""
+	}
+	return " (" + u.Scheme + "://" + u.Host + ")"
 }
 
 func contains(text string, parts []string) bool {

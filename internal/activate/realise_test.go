@@ -69,6 +69,15 @@ func TestRealiseFailures(t *testing.T) {
 		{"no name", []string{"warning: unable to download '" + cache + "/nix-cache-info': Couldn't resolve host name (6)",
 			"don't know how to build these paths:", "  " + target}, 1, activate.ReasonUnreachable, true},
 		{"cache answers with an error", []string{"error: unable to download '" + cache + "/nar/x.nar.xz': HTTP error 503"}, 1, activate.ReasonUnreachable, true},
+		{"2.8: cut off on its way", []string{"error: unable to download '" + cache + "/nar/x.nar.xz': HTTP error 200 ('OK') (curl error: Transferred a partial file)",
+			"error: build of '" + target + "' failed"}, 1, activate.ReasonUnreachable, true},
+		{"a cache that says anything", []string{"error: unable to download '" + cache + "/nar/x.nar.xz': HTTP error 500 ('Internal Server Error')", "",
+			"       response body:", "", "       No space left on device, and path is not signed by any of the keys", "error: build of '" + target + "' failed"}, 1, activate.ReasonUnreachable, true},
+		{"a cache that said anything, and then was there", []string{"warning: error: unable to download '" + cache + "/x.narinfo': HTTP error 500 ('Internal Server Error')", "",
+			"       response body:", "", "       <title>No space left on device</title>; retrying in 274 ms", "error: cannot add path '" + target + "' because it lacks a valid signature"}, 1, activate.ReasonUntrusted, false},
+		{"2.8: listed and not there", []string{"error: file 'nar/x.nar.xz' does not exist in binary cache '" + cache + "'", "error: build of '" + target + "' failed"}, 1, activate.ReasonNotFound, false},
+		{"2.8: cut off in the cache", []string{"error: failed to read compressed data (Lzma library error:  No progress is possible)", "error: build of '" + target + "' failed"}, 1, activate.ReasonRealiseFailed, false},
+		{"not what was signed", []string{"error: hash mismatch importing path '" + target + "';", "         specified: sha256:a", "         got:       sha256:b"}, 1, activate.ReasonRealiseFailed, false},
 		{"daemon away", []string{"error: cannot connect to socket at '/nix/var/nix/daemon-socket/socket': Connection refused"}, 1, activate.ReasonRealiseFailed, true},
 
 		{"no room", []string{"error: writing to file: No space left on device"}, 1, activate.ReasonDiskFull, false},
@@ -83,7 +92,7 @@ func TestRealiseFailures(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			r := newRoot(t, nixos())
 			r.program("nix-store", "printf '%s\\n' "+quoted(strings.Join(test.says, "\n"))+" >&2; exit "+strconv.Itoa(test.exit))
-			f := failureOf(t, r.runner().Realise(within(t), jobAt("realise", 1), target, "target"))
+			f := failureOf(t, r.runner().Realise(within(t), jobAt("realise", 1), target, "target", nil))
 			if f.Reason != test.reason || f.Retryable != test.retryable || f.ExitCode != test.exit {
 				t.Errorf("got %s, retryable %t, exit code %d; want %s, %t, %d", f.Reason, f.Retryable, f.ExitCode, test.reason, test.retryable, test.exit)
 			}
@@ -102,9 +111,59 @@ func TestRealiseThatIsKilled(t *testing.T) {
 		r := newRoot(t, nixos())
 		r.program("nix-store", script)
 		runner := r.runner(func(o *activate.Options) { o.Deadlines.Realise = deadline })
-		f := failureOf(t, runner.Realise(within(t), jobAt("realise", 1), target, "target"))
+		f := failureOf(t, runner.Realise(within(t), jobAt("realise", 1), target, "target", nil))
 		if f.Reason != activate.ReasonRealiseKilled || f.ExitCode != -1 || f.Retryable {
 			t.Errorf("%s: got %+v", script, f)
+		}
+	}
+}
+
+func TestAnUnreachableCacheIsNamed(t *testing.T) {
+	target := storePathOf("nixos-system-web1-26.11")
+	r := newRoot(t, nixos())
+	r.program("nix-store", "echo \"warning: error: unable to download 'http://10.0.0.9:5000/nix-cache-info': Couldn't connect to server (7)\" >&2; exit 1")
+	f := failureOf(t, r.runner().Realise(within(t), jobAt("realise", 1), target, "target", nil))
+	if !strings.HasSuffix(f.Detail, " (http://10.0.0.9:5000)") {
+		t.Errorf("says %q", f.Detail)
+	}
+}
+
+// TestProgressIsTold looks at a fetch that runs, from its beginning; an agent that was started anew learns the same.
+func TestProgressIsTold(t *testing.T) {
+	r := newRoot(t, nixos())
+	other := nixos()
+	other.label = "26.11"
+	target, going := r.add(other), r.at("/go")
+	r.program("nix-store", "echo 'these 300 paths will be fetched (9.50 MiB download, 20.00 MiB unpacked):' >&2\n"+
+		"for i in $(seq 300); do echo \"  /nix/store/$i\" >&2; done\n"+
+		"for i in 1 2 3; do echo \"copying path '/nix/store/$i' from 'http://c'...\" >&2; done\n"+
+		"while [ ! -e "+going+" ]; do sleep 0.05; done")
+	ctx, leave := context.WithCancel(within(t))
+	defer leave()
+	for _, first := range []bool{true, false} {
+		told := make(chan activate.Progress, 100)
+		done := make(chan error, 1)
+		go func() {
+			done <- r.runner().Realise(ctx, jobAt("realise", 1), target, "target", func(p activate.Progress) { told <- p })
+		}()
+		for p := range told {
+			if p.String() == "3 of 300 paths, 9.50 MiB download" {
+				break
+			}
+		}
+		if first { // this agent goes, its attempt stays
+			leave()
+			if err := <-done; !errors.Is(err, context.Canceled) {
+				t.Fatalf("left with %v", err)
+			}
+			ctx = within(t)
+			continue
+		}
+		if err := os.WriteFile(going, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-done; err != nil {
+			t.Error(err)
 		}
 	}
 }
@@ -127,7 +186,7 @@ func TestRealiseRoots(t *testing.T) {
 		realised(r, rooted)
 		runner := r.runner()
 		for attempt := range 2 { // a root of an earlier rollout is replaced
-			if err := runner.Realise(within(t), jobAt("realise", attempt+1), target, "target"); err != nil {
+			if err := runner.Realise(within(t), jobAt("realise", attempt+1), target, "target", nil); err != nil {
 				t.Fatal(err)
 			}
 			if got, err := os.Readlink(r.at(activate.RootsDir + "/target")); err != nil || got != target {
@@ -141,7 +200,7 @@ func TestRealiseRoots(t *testing.T) {
 func TestRealisedButNotThere(t *testing.T) {
 	r := newRoot(t, nixos())
 	realised(r, true)
-	f := failureOf(t, r.runner().Realise(within(t), jobAt("realise", 1), storePathOf("nixos-system-web1-gone"), "target"))
+	f := failureOf(t, r.runner().Realise(within(t), jobAt("realise", 1), storePathOf("nixos-system-web1-gone"), "target", nil))
 	if f.Reason != activate.ReasonRealiseFailed || !f.Retryable {
 		t.Errorf("got %+v", f)
 	}
@@ -243,7 +302,7 @@ func TestSetProfileIsReadBack(t *testing.T) {
 
 func TestMissingProgramIsNoFailureOfTheTarget(t *testing.T) {
 	r := newRoot(t, nixos())
-	err := r.runner().Realise(within(t), jobAt("realise", 1), storePathOf("x"), "target")
+	err := r.runner().Realise(within(t), jobAt("realise", 1), storePathOf("x"), "target", nil)
 	var f *activate.Failure
 	if err == nil || errors.As(err, &f) {
 		t.Errorf("got %v", err)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -51,11 +52,7 @@ type Options struct {
 	Now       func() time.Time // of the log
 	Rules     Rules
 	Deadlines Deadlines
-
-	// Accepts asks the target's own agent, whose executable on this machine's file system it is given, whether it could work
-	// with the configuration and the database that it would find after the switch. It is called by Inspect for a target that
-	// has an agent; its error is why not. nil: nobody is asked.
-	Accepts func(ctx context.Context, executable string) error
+	Verify    Verification
 }
 
 // serviceManager is what a launcher also knows of the host, if it works through one.
@@ -86,14 +83,26 @@ func NewRunner(opt Options) *Runner {
 	return &Runner{host: opt.Host, launcher: opt.Launcher, services: services, opt: opt, lock: nixosLock{host: opt.Host}}
 }
 
-// Look finds out where an attempt is.
+// Look finds out where an attempt is. One at realising runs as long as its verification does.
 func (r *Runner) Look(ctx context.Context, id JobID) (Observed, error) {
-	return r.launcher.Look(ctx, id)
+	seen, err := r.launcher.Look(ctx, id)
+	if err != nil || r.opt.Verify.Signatures == 0 || seen.State != JobEnded {
+		return seen, err
+	}
+	verification, err := r.launcher.Look(ctx, verifyID(id))
+	if err == nil && verification.State == JobRunning {
+		return verification, nil
+	}
+	return seen, err
 }
 
-// Stop ends an attempt that runs, and returns when it has ended.
+// Stop ends an attempt that runs, and returns when it and its verification have ended.
 func (r *Runner) Stop(ctx context.Context, id JobID) error {
-	return r.launcher.Stop(ctx, id)
+	err := r.launcher.Stop(ctx, id)
+	if r.opt.Verify.Signatures == 0 {
+		return err
+	}
+	return errors.Join(err, r.launcher.Stop(ctx, verifyID(id)))
 }
 
 // forgetPatience bounds how long PID 1 is asked for in Forget.
@@ -127,14 +136,15 @@ func (r *Runner) Compare(ctx context.Context, target string) (Verdict, error) {
 }
 
 // CriticalForReturn names what keeps the running system from being brought back to prior live: the bus, systemd, the init
-// interface, or an inhibitor. What only a reboot loads (kernel, initrd, parameters, firmware) does not.
+// interface, or an inhibitor. What only a reboot loads (kernel, initrd, parameters, firmware) does not. That the operator lets
+// one of them go live towards a target says nothing about the way back of one that failed; ignored is ignored on either way.
 func (r *Runner) CriticalForReturn(ctx context.Context, prior string) ([]Change, error) {
 	verdict, err := r.Compare(ctx, prior)
 	if err != nil {
 		return nil, err
 	}
 	var critical []Change
-	for _, change := range verdict.Deferred {
+	for _, change := range slices.Concat(verdict.Deferred, verdict.Switched) {
 		switch {
 		case change.Component == ComponentDBus, change.Component == ComponentSystemd, change.Component == ComponentInit,
 			strings.HasPrefix(change.Component, inhibitorPrefix):
@@ -214,10 +224,16 @@ func (r *Runner) program(name string) (string, error) {
 
 // run brings a job to its end.
 func (r *Runner) run(ctx context.Context, id JobID, what string, deadline time.Duration, argv ...string) (Result, error) {
+	return r.runWatched(ctx, id, nil, what, deadline, argv...)
+}
+
+// runWatched is run, with a watch that is called every now and then while the job runs.
+func (r *Runner) runWatched(ctx context.Context, id JobID, watch func(context.Context), what string, deadline time.Duration, argv ...string) (Result, error) {
 	log := r.opt.Log.With(slog.String("job", id.Name()))
 	log.Info("run", slog.String("what", what), slog.Any("argv", argv))
 	began := r.opt.Now()
-	result, err := Do(ctx, r.launcher, Job{ID: id, Description: "nixfleet-agent: " + what, Argv: argv, Env: environment(), Deadline: deadline})
+	job := Job{ID: id, Description: "nixfleet-agent: " + what, Argv: argv, Env: environment(), Deadline: deadline}
+	result, err := do(ctx, r.launcher, job, watch)
 	if err == nil {
 		log.Info("ended", slog.String("how", result.words()), slog.Duration("watched_for", r.opt.Now().Sub(began)))
 	}

@@ -27,27 +27,6 @@ func (r *Runner) Inspect(ctx context.Context, target string, force bool) (Verdic
 	return r.Compare(ctx, target)
 }
 
-// agentProgram is where a closure has the agent.
-const agentProgram = "sw/bin/nixfleet-agent"
-
-func (r *Runner) askAgent(ctx context.Context, target string) error {
-	if r.opt.Accepts == nil {
-		return nil
-	}
-	agent, err := r.host.Resolve(path.Join(target, agentProgram))
-	if err != nil {
-		return nil //nolint:nilerr // a target without an agent has none to ask
-	}
-	if err := r.opt.Accepts(ctx, r.host.Path(agent)); err != nil {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		return &Failure{Reason: ReasonAgentRefuses, ExitCode: -1, Detail: fmt.Sprintf("the agent of %s could not take over: %v", target, err),
-			Hint: "the target would run without a working agent; mend its configuration"}
-	}
-	return nil
-}
-
 // bootStep is what is added to the step of a switch to a specialisation, for the job that makes its parent the boot default.
 const bootStep = "-boot"
 

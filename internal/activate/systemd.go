@@ -187,6 +187,15 @@ func (s *Systemd) Tail(ctx context.Context, id JobID, lines int) string {
 	return s.journal.tail(ctx, unitName(id), m.InvocationID, lines)
 }
 
+// Output is what the attempt wrote to the journal after a position, which is a cursor of the journal.
+func (s *Systemd) Output(ctx context.Context, id JobID, after string) (text, next string) {
+	m, begun, err := s.attempts.dir(id).marker()
+	if err != nil || !begun {
+		return "", after
+	}
+	return s.journal.after(ctx, unitName(id), m.InvocationID, after)
+}
+
 // retirePatience is how long the unit of an attempt may take to end once the result is there: its body only has to exit.
 const retirePatience = 10 * time.Second
 
