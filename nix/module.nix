@@ -120,6 +120,17 @@ in
             switch = orAgentDefault duration "Longest time that a live switch may take.";
             boot = orAgentDefault duration "Longest time that setting the boot default may take.";
           };
+          verify = {
+            signatures = orAgentDefault (types.ints.between 0 16) ''
+              Signatures by different trusted keys that every path of a target must
+              have, also one that was in the store or was built here; 0 verifies
+              nothing beyond what Nix does when it fetches a path.
+            '';
+            trustedKeys = orAgentDefault (types.listOf types.str) ''
+              Public keys that count for this, as `NAME:BASE64`, instead of
+              {option}`nix.settings.trusted-public-keys`.
+            '';
+          };
           logLevel =
             orAgentDefault
               (types.enum [

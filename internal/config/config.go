@@ -1,6 +1,7 @@
 package config
 
 import (
+	"encoding/base64"
 	"fmt"
 	"log/slog"
 	"path"
@@ -53,6 +54,12 @@ type Config struct {
 	// Deadlines bound the parts of an activation.
 	Deadlines Deadlines `json:"deadlines"`
 
+	// Verify asks for signatures beyond those that Nix asks for when it fetches a path.
+	Verify Verify `json:"verify"`
+
+	// ControlPlane is who dispatches to this host and hears of it.
+	ControlPlane ControlPlane `json:"controlPlane"`
+
 	// LogLevel is debug, info, warn or error. Default info.
 	LogLevel string `json:"logLevel"`
 }
@@ -64,6 +71,48 @@ type Deadlines struct {
 	Boot    Duration `json:"boot"`    // switch-to-configuration boot and setting the profile; default 10m
 }
 
+// Verify says which signatures a target must have, besides what Nix itself asks for when it fetches a path.
+type Verify struct {
+	// Signatures is how many signatures by different trusted keys every path of a target must have, from 0, which verifies
+	// nothing, to 16. So must a path that was in the store before, and one that this host has built itself, which Nix would
+	// trust; a content-addressed path needs none. A target that lacks them is refused before anything is touched. Default 0.
+	Signatures int `json:"signatures"`
+
+	// TrustedKeys are the public keys that count for it, as NAME:BASE64, instead of the host's trusted-public-keys. What
+	// Nix fetches is still the host's Nix configuration's to say. Default none: the host's.
+	TrustedKeys []string `json:"trustedKeys"`
+}
+
+// ControlPlane is who dispatches to this host and hears of it. A change of the files is used by the next request.
+//
+// With systemd's LoadCredential= a path is written as $CREDENTIALS_DIRECTORY/NAME. systemd copies credentials when the service
+// starts: a certificate that is renewed while the agent runs is better named where it lies.
+type ControlPlane struct {
+	// URL is where the control plane is, as https://control.example:8443; it may have a path. Without one, events wait in
+	// the outbox. Default empty.
+	URL string `json:"url"`
+
+	// Certificate is the file of this host's certificate in PEM, followed by those between it and the CA. One of its DNS
+	// names is hostname. The path is absolute, or begins with $CREDENTIALS_DIRECTORY/, the directory that systemd makes for
+	// LoadCredential; such a copy is as old as the start of the service, any other file is read anew for every request.
+	// Required with a url. Default empty.
+	Certificate string `json:"certificate"`
+
+	// Key is the file of the certificate's key, named as certificate is. Required with a url. Default empty.
+	Key string `json:"key"`
+
+	// CA is the file of the CAs that may sign the control plane's certificate, named as certificate is. Without one, those
+	// count that this host trusts anyway. Default empty.
+	CA string `json:"ca"`
+
+	// EventsURL is another receiver of events, the whole URL: any receiver of CloudEvents 1.0 in JSON batches that answers 2xx
+	// once it has stored them. Without one, the control plane gets them. Default empty.
+	EventsURL string `json:"eventsUrl"`
+
+	// HeartbeatInterval is how often the control plane is told what this host is, from 1s to 24h. Default 1m.
+	HeartbeatInterval Duration `json:"heartbeatInterval"`
+}
+
 // Default is the configuration of a host that configures nothing.
 func Default() Config {
 	return Config{
@@ -73,6 +122,7 @@ func Default() Config {
 		Policy:          PolicyRollbackAndHalt,
 		SystemdIdentity: ByVersion,
 		Deadlines:       Deadlines{Realise: Duration(2 * time.Hour), Switch: Duration(20 * time.Minute), Boot: Duration(10 * time.Minute)},
+		ControlPlane:    ControlPlane{HeartbeatInterval: Duration(time.Minute)},
 		LogLevel:        "info",
 	}
 }
@@ -115,6 +165,7 @@ func (c Config) WithRoot(root string) Config {
 	}
 	c.StateDir = filepath.Join(root, c.StateDir)
 	c.SocketPath = filepath.Join(root, c.SocketPath)
+	c.ControlPlane = c.ControlPlane.withRoot(root)
 	return c
 }
 
@@ -146,7 +197,43 @@ func (c Config) Validate() error {
 			return unknownValue(e.field, e.value, e.known)
 		}
 	}
+	if err := c.Verify.validate(); err != nil {
+		return err
+	}
+	if err := c.ControlPlane.validate(); err != nil {
+		return err
+	}
 	return c.validateComponents()
+}
+
+const (
+	// maxSignatures is far more than any path has.
+	maxSignatures = 16
+	// publicKeySize is the length of an Ed25519 key, which is what Nix signs with.
+	publicKeySize = 32
+)
+
+func (v Verify) validate() error {
+	if v.Signatures < 0 || v.Signatures > maxSignatures {
+		return invalid("verify.signatures", fmt.Sprintf("%d is not a number of signatures", v.Signatures), fmt.Sprintf("write a number from 0 to %d; 0 verifies nothing", maxSignatures))
+	}
+	names := map[string]bool{}
+	for _, key := range v.TrustedKeys {
+		name, encoded, found := strings.Cut(key, ":")
+		raw, err := base64.StdEncoding.DecodeString(encoded)
+		if !found || name == "" || strings.ContainsAny(key, " \t\n") || err != nil || len(raw) != publicKeySize {
+			return invalid("verify.trustedKeys", fmt.Sprintf("%q is not a public key", key), "write it as Nix does, NAME:BASE64, such as cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=")
+		}
+		if names[name] {
+			return invalid("verify.trustedKeys", fmt.Sprintf("two keys are named %q", name), "Nix knows one key by a name; give each its own")
+		}
+		names[name] = true
+	}
+	if len(v.TrustedKeys) > 0 && v.Signatures > len(v.TrustedKeys) {
+		return invalid("verify.signatures", fmt.Sprintf("%d signatures are asked for and %d keys are trusted", v.Signatures, len(v.TrustedKeys)),
+			"no closure can have more signatures by different keys than there are keys")
+	}
+	return nil
 }
 
 func (c Config) validateComponents() error {

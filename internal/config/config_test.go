@@ -31,7 +31,10 @@ func TestEveryField(t *testing.T) {
 		"stateDir": "/persist/nixfleet", "socketPath": "/run/nf.sock", "socketGroup": "wheel", "hostname": "web-1",
 		"soak": "1h30m", "policy": "halt", "criticalComponents": {"kernel": "switch", "etc/fstab": "ignore"},
 		"extraComponents": ["initrd", "etc/fstab"], "systemdIdentity": "path",
-		"deadlines": {"realise": "3h", "switch": "30m", "boot": "5m"}, "logLevel": "debug"
+		"deadlines": {"realise": "3h", "switch": "30m", "boot": "5m"}, "logLevel": "debug",
+		"verify": {"signatures": 1, "trustedKeys": ["cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="]},
+		"controlPlane": {"url": "https://cp.example:8443/fleet", "certificate": "/etc/nf/host.pem", "key": "$CREDENTIALS_DIRECTORY/host.key",
+			"ca": "/etc/nf/ca.pem", "eventsUrl": "https://events.example/in?fleet=a", "heartbeatInterval": "30s"}
 	}`))
 	if err != nil {
 		t.Fatal(err)
@@ -43,6 +46,11 @@ func TestEveryField(t *testing.T) {
 		ExtraComponents:    []string{"initrd", "etc/fstab"}, SystemdIdentity: "path",
 		Deadlines: config.Deadlines{Realise: config.Duration(3 * time.Hour), Switch: config.Duration(30 * time.Minute), Boot: config.Duration(5 * time.Minute)},
 		LogLevel:  "debug",
+		Verify:    config.Verify{Signatures: 1, TrustedKeys: []string{"cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="}},
+		ControlPlane: config.ControlPlane{
+			URL: "https://cp.example:8443/fleet", Certificate: "/etc/nf/host.pem", Key: "$CREDENTIALS_DIRECTORY/host.key",
+			CA: "/etc/nf/ca.pem", EventsURL: "https://events.example/in?fleet=a", HeartbeatInterval: config.Duration(30 * time.Second),
+		},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v\nwant %+v", got, want)
@@ -79,6 +87,14 @@ func TestMistakesAreNamed(t *testing.T) {
 		{"extra that is critical", "{\"extraComponents\": [\"kernel\"]}", "\"kernel\" is always compared"},
 		{"relative state", "{\"stateDir\": \"state\"}", "stateDir: \"state\" is not an absolute path"},
 		{"long socket", "{\"socketPath\": \"/run/" + strings.Repeat("x", 120) + "\"}", "bytes long"},
+		{"negative signatures", "{\"verify\": {\"signatures\": -1}}", "verify.signatures: -1 is not a number of signatures"},
+		{"too many signatures", "{\"verify\": {\"signatures\": 17}}", "verify.signatures: 17 is not"},
+		{"half a signature", "{\"verify\": {\"signatures\": 0.5}}", "verify.signatures: a JSON number 0.5 is not what belongs here"},
+		{"key without a name", "{\"verify\": {\"trustedKeys\": [\":6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=\"]}}", "is not a public key"},
+		{"short key", "{\"verify\": {\"trustedKeys\": [\"a-1:6NCHdD59\"]}}", "verify.trustedKeys: \"a-1:6NCHdD59\" is not a public key"},
+		{"two keys in one", "{\"verify\": {\"trustedKeys\": [\"a-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY= b-1:x\"]}}", "is not a public key"},
+		{"two keys of one name", "{\"verify\": {\"trustedKeys\": [\"a-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=\", \"a-1:7NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=\"]}}", "two keys are named \"a-1\""},
+		{"more signatures than keys", "{\"verify\": {\"signatures\": 2, \"trustedKeys\": [\"a-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=\"]}}", "2 signatures are asked for and 1 keys are trusted"},
 		{"two objects", "{}\n{}", "something follows the configuration"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

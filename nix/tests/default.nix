@@ -122,6 +122,10 @@ let
         switch = "20m";
         boot = "90s";
       };
+      verify = {
+        signatures = 1;
+        trustedKeys = [ "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=" ];
+      };
       logLevel = "debug";
     };
   };
@@ -174,6 +178,7 @@ let
     "one component where a list is wanted" = agent { extraComponents = "initrd"; };
     "unknown systemd identity" = agent { systemdIdentity = "hash"; };
     "negative deadline" = agent { deadlines.switch = "-5m"; };
+    "negative signatures" = agent { verify.signatures = -1; };
     "unknown log level" = agent { logLevel = "trace"; };
     "relative state directory" = agent { stateDir = "state"; };
     "a function in the settings" = agent { unknown = x: x; };

@@ -164,6 +164,9 @@ let
     package = scalar "package" isDerivation;
     path = scalar "path" (x: hasPrefix "/" (if isAttrs x then x.outPath or "" else toString x));
     enum = values: scalar "one of ${concatStringsSep ", " values}" (x: elem x values);
+    ints.between =
+      low: high:
+      scalar "integer between ${toString low} and ${toString high}" (x: builtins.isInt x && x >= low && x <= high);
     strMatching = regex: scalar "string matching ${regex}" (x: isString x && match regex x != null);
 
     nullOr = type: {
