@@ -10,6 +10,8 @@
 //   - One bad entry blocks nothing: an entry that does not verify is set aside among the dead letters, with its bytes.
 //   - Bounded: acknowledged entries are kept for readers up to a bound, results of probes are coalesced when too many wait.
 //     What reports a transition is never dropped.
+//   - Patient: a Sender tries for as long as it takes. An entry becomes a dead letter only if the receiver names it, or rejects
+//     it alone while it takes another. What a receiver answers cannot empty the queue, and cannot make the sender spin.
 //
 // A Queue may be used by many goroutines; only one of them may be sending. Append is called inside the caller's write
 // transaction. The caller opens the file, calls Init in it once, and must not delete the buckets.

@@ -10,5 +10,7 @@ var (
 	// or was coalesced away.
 	ErrNotPending = errors.New("not pending")
 
+	errRenewed = errors.New("the events have a new epoch")
+
 	errNoBuckets = errors.New("the outbox was not initialised")
 )

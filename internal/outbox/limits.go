@@ -1,5 +1,7 @@
 package outbox
 
+import "time"
+
 const (
 	// maxKept and maxKeptBytes bound the acknowledged entries that are kept for readers. An operator looks back over days;
 	// 4 MiB is a sixteenth of the file's cap.
@@ -24,4 +26,29 @@ const (
 
 	// defaultBatch is the number of entries that a reader gets who names no limit.
 	defaultBatch = 100
+)
+
+// Of the sender.
+const (
+	// maxBatch and maxBatchBytes bound a batch: an answer stays small and a retry cheap. A receiver takes at least 1 MiB; what
+	// the wire adds to a stored event, as its type and the names of host and fields, is less than 512 bytes.
+	maxBatch      = 500
+	maxBatchBytes = 1<<20 - maxBatch*512
+
+	// A wait is drawn between 0 and a ceiling, which doubles from firstBackoff to maxBackoff: an outage of seconds costs
+	// seconds, and ten thousand hosts do not come back together. leastBackoff keeps a run of small draws from being a burst.
+	firstBackoff = time.Second
+	maxBackoff   = 5 * time.Minute
+	leastBackoff = 100 * time.Millisecond
+
+	// maxRetryAfter bounds what a receiver may ask for: a wrong header must not silence a host for days.
+	maxRetryAfter = time.Hour
+
+	// growth is the part by which a batch grows again that was split for its size: one request in six finds the bound.
+	growth = 8
+
+	// patience is the number of failed attempts before events are tried out of turn; maxAccused, how many of them. See
+	// Sender.accuseFirst.
+	patience   = 3
+	maxAccused = 8
 )

@@ -153,12 +153,33 @@ func (q *Queue) markSent(batch []Entry, marked uint64) ([]Entry, error) {
 // It works in chunks of at most 1,000 entries, each a transaction. After a crash or an error in the middle, what was settled
 // stays settled, and the rest is sent and acknowledged again. Settled entries are kept for readers up to a bound.
 func (q *Queue) Ack(upTo uint64) error {
+	return q.ackIf(upTo, func(*bbolt.Tx) error { return nil })
+}
+
+// ackSent settles a batch that a receiver has stored, unless the queue was given a new epoch since it was read: then the answer
+// is about events that this file does not have any more, and it is errRenewed.
+func (q *Queue) ackSent(batch []Entry) error {
+	last := batch[len(batch)-1]
+	return q.ackIf(last.Pos, func(tx *bbolt.Tx) error {
+		key := keyOf(last.Pos)
+		if e, err := decodeEntry(key, tx.Bucket([]byte(entriesBucket)).Get(key)); err == nil && e.Epoch != last.Epoch {
+			return errRenewed
+		}
+		return nil
+	})
+}
+
+// ackIf is Ack with a condition, which is asked in each of its transactions. Its error ends it.
+func (q *Queue) ackIf(upTo uint64, condition func(*bbolt.Tx) error) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	chunk := maxChunk
 	for {
 		done := false
 		err := q.db.Update(func(tx *bbolt.Tx) error {
+			if err := condition(tx); err != nil {
+				return err
+			}
 			var err error
 			done, err = q.ackChunk(tx, upTo, chunk)
 			return err
@@ -166,7 +187,7 @@ func (q *Queue) Ack(upTo uint64) error {
 		switch {
 		case errors.Is(err, errNothingToDo):
 			return nil
-		case err != nil && chunk > 1 && !errors.Is(err, ErrAckBeyond): // a full disk may have room for a smaller one
+		case err != nil && chunk > 1 && !errors.Is(err, ErrAckBeyond) && !errors.Is(err, errRenewed): // a full disk may have room for a smaller one
 			chunk = max(chunk/shrink, 1)
 		case err != nil:
 			return fmt.Errorf("acknowledge events up to %d: %w", upTo, err)
@@ -174,6 +195,32 @@ func (q *Queue) Ack(upTo uint64) error {
 			return nil
 		}
 	}
+}
+
+// lastAcked gives the last acknowledged entry that can be read, if there is one.
+func (q *Queue) lastAcked() (last Entry, ok bool, err error) {
+	err = q.db.View(func(tx *bbolt.Tx) error {
+		st, err := readState(tx)
+		if err != nil {
+			return err
+		}
+		c := tx.Bucket([]byte(entriesBucket)).Cursor()
+		key, sealed := c.Seek(keyOf(st.Acked + 1))
+		if key == nil {
+			key, sealed = c.Last()
+		}
+		for ; key != nil; key, sealed = c.Prev() {
+			if e, err := decodeEntry(key, sealed); err == nil && e.Pos <= st.Acked {
+				last, ok = e, true
+				return nil
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return Entry{}, false, fmt.Errorf("read last acknowledged event: %w", err)
+	}
+	return last, ok, nil
 }
 
 // handedOut is the highest position that a receiver may have seen.

@@ -1,7 +1,6 @@
 package outbox
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"math"
@@ -9,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -498,32 +496,5 @@ func TestStateFieldsAreAllNamed(t *testing.T) {
 	}
 	if !slices.Equal(names, stateFields) {
 		t.Errorf("stateFields = %v, the fields are %v", stateFields, names)
-	}
-}
-
-func TestKeepHoldsEverythingUntilThereIsAReceiver(t *testing.T) {
-	h := newHarness(t)
-	h.append(3, "")
-	before := h.commits()
-	synctest.Test(t, func(t *testing.T) {
-		var sender Sender = Keep{}
-		ctx, stop := context.WithCancel(t.Context())
-		ended := make(chan error, 1)
-		go func() { ended <- sender.Run(ctx) }()
-		sender.Nudge()
-		time.Sleep(24 * time.Hour) // of the bubble's clock
-		synctest.Wait()
-		select {
-		case err := <-ended:
-			t.Fatalf("it ended by itself: %v", err)
-		default:
-		}
-		stop()
-		if err := <-ended; err != nil {
-			t.Errorf("Run = %v", err)
-		}
-	})
-	if got := positions(h.pending(0, 0)); !slices.Equal(got, upTo(1, 3)) || h.commits() != before {
-		t.Errorf("pending = %v, %d commits", got, h.commits()-before)
 	}
 }
