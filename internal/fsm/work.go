@@ -38,8 +38,12 @@ const (
 	PhaseInspect Phase = "inspect"
 	PhaseProfile Phase = "profile"
 	PhaseSwitch  Phase = "switch" // WorkSwitch: switch-to-configuration switch
-	PhaseBoot    Phase = "boot"   // WorkStage: switch-to-configuration boot
+	PhaseBoot    Phase = "boot"   // switch-to-configuration boot: WorkStage, and WorkSwitch of what runs already
 	PhaseStaged  Phase = "staged" // WorkStage and WorkUndo: done but for the reboot
+
+	// PhaseSpecialise: the target was booted, and the specialisation of it that the dispatch names is switched to. A boot
+	// loader's default is the target itself.
+	PhaseSpecialise Phase = "specialise"
 )
 
 // The phases, which are the legs, of WorkUndo and WorkUnstage, in their order.

@@ -41,8 +41,11 @@ type Cursor struct {
 	Epoch   string `json:"epoch"`
 	Highest uint64 `json:"highest"` // position of the last event ever; 0: none
 	// Acked is, from an agent, what it knows to be acknowledged; from a control plane, what it has stored.
-	Acked      uint64 `json:"acked"`
-	LowestKept uint64 `json:"lowestKept,omitempty"` // lowest position that the agent could still send
+	Acked uint64 `json:"acked"`
+	// AckedAt is, from a control plane, the time of the event that it has at Acked. A host whose store was restored from a backup has
+	// another one there.
+	AckedAt    time.Time `json:"ackedAt,omitzero"`
+	LowestKept uint64    `json:"lowestKept,omitempty"` // lowest position that the agent could still send
 }
 
 // Outbox says what waits to be delivered.
