@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -17,6 +18,7 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
 	"github.com/nixfleet/nixfleet-agent/internal/localapi"
+	"github.com/nixfleet/nixfleet-agent/internal/schematest"
 	"github.com/nixfleet/nixfleet-agent/internal/simhost"
 )
 
@@ -42,6 +44,8 @@ func TestScripts(t *testing.T) {
 			"waitfor": waitFor,
 			"exits":   exits,
 			"valid":   valid,
+
+			"validevents": validEvents,
 		},
 	})
 }
@@ -197,6 +201,40 @@ func valid(ts *testscript.TestScript, _ bool, _ []string) {
 	compiled, err := compiler.Compile("status.schema.json")
 	ts.Check(err)
 	ts.Check(compiled.Validate(status))
+}
+
+// validEvents holds every line of the last output of events --json against the schema of its kind: validevents [KIND...]. The
+// kinds that are named must be among them.
+func validEvents(ts *testscript.TestScript, _ bool, args []string) {
+	schemas, err := schematest.Load("../../docs/schema")
+	ts.Check(err)
+	seen := map[string]bool{}
+	for line := range strings.Lines(ts.ReadFile("stdout")) {
+		var e localapi.Event
+		ts.Check(json.Unmarshal([]byte(line), &e))
+		if e.State == "damaged" {
+			continue
+		}
+		var body struct {
+			Kind string `json:"kind"`
+		}
+		ts.Check(json.Unmarshal(e.Body, &body))
+		if body.Kind != e.Kind {
+			ts.Fatalf("event %d is a %s and its body a %s", e.Pos, e.Kind, body.Kind)
+		}
+		if err := schemas.Validate(schematest.OfEvent(e.Kind, e.RolloutID), e.Body); err != nil {
+			ts.Fatalf("event %d: %v\n%s", e.Pos, err, e.Body)
+		}
+		seen[e.Kind] = true
+	}
+	if len(seen) == 0 {
+		ts.Fatalf("there is no event in the last output")
+	}
+	for _, kind := range args {
+		if !seen[kind] {
+			ts.Fatalf("there is no %s among the events", kind)
+		}
+	}
 }
 
 // exits runs a program and expects an exit code: exits CODE PROGRAM [ARGUMENT...].

@@ -78,7 +78,7 @@ func (l *loop) status(ctx context.Context) (localapi.Status, error) {
 		at: l.opt.Wall().UTC(), source: localapi.FromAgent, hostname: l.hostname,
 		agent: localapi.Agent{Version: l.opt.Version, Running: true, Ready: board.ready, ReadOnly: l.opening.ReadOnly,
 			StartedAt: l.startedAt.UTC(), Epoch: l.store.Epoch()},
-		progress: board.progress, notes: board.degraded, label: l.label, now: l.now(),
+		receiver: l.sender.State().Receiver, progress: board.progress, notes: board.degraded, label: l.label, now: l.now(), specialises: specialisesOf(l.host),
 	}
 	s.facts, s.factsErr = l.host.Facts(ctx)
 	if l.opening.MovedAside != "" {

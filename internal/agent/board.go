@@ -19,7 +19,15 @@ const (
 	degradedStore  degradation = "store"
 	degradedHost   degradation = "host"
 	degradedRecord degradation = "record"
+
+	degradedPlane    degradation = "plane"
+	degradedIdentity degradation = "identity"
+	degradedDelivery degradation = "delivery"
+	degradedRefused  degradation = "refused"
 )
+
+// degradations lists them in the order in which they are shown.
+var degradations = []degradation{degradedStore, degradedHost, degradedRecord, degradedIdentity, degradedPlane, degradedDelivery, degradedRefused}
 
 func (b *board) init() {
 	b.next = make(chan struct{})
@@ -99,7 +107,7 @@ func (b *board) copy() shown {
 	for k, v := range b.progress {
 		s.progress[k] = v
 	}
-	for _, d := range []degradation{degradedStore, degradedHost, degradedRecord} {
+	for _, d := range degradations {
 		if text := b.degraded[d]; text != "" {
 			s.degraded = append(s.degraded, text)
 		}

@@ -42,7 +42,7 @@ func (w *worker) run() error {
 
 // bring takes the host to the target, phase by phase.
 func (w *worker) bring() error {
-	for w.rec.State == fsm.Activating {
+	for w.rec.State == fsm.Activating || w.rec.Work != nil && w.rec.Work.Phase == fsm.PhaseSpecialise {
 		if err := w.step(w.rec.Work.Phase); err != nil {
 			return w.give(err)
 		}
@@ -58,11 +58,16 @@ func (w *worker) step(p fsm.Phase) error {
 	case fsm.PhaseRealise:
 		return w.realise()
 	case fsm.PhaseInspect:
+		if err := w.quiet(); err != nil {
+			return err
+		}
 		return w.inspect()
 	case fsm.PhaseProfile:
 		return w.profile()
 	case fsm.PhaseSwitch, fsm.PhaseBoot:
 		return w.switchTo()
+	case fsm.PhaseSpecialise:
+		return w.specialise()
 	default:
 		return fmt.Errorf("do phase %q: not a phase of bringing a target", p)
 	}
@@ -107,21 +112,34 @@ func (w *worker) check() error {
 	if err := w.loop.quarantined(w.rec); err != nil {
 		return err
 	}
+	err := w.patiently(func() error {
+		return w.loop.runner.Check(w.ctx, w.rec.TargetClosure, activate.CheckOptions{Hostname: w.rec.Hostname, Force: w.rec.Force})
+	})
+	if err != nil {
+		return err
+	}
+	return w.enter(fsm.PhaseRealise)
+}
+
+// quiet waits until nobody else is at work on the host. To realise a closure takes its time, in which another switch may have
+// begun: what it brings is what is returned to, and it must not be mixed with ours.
+func (w *worker) quiet() error {
+	return w.patiently(func() error { return w.loop.runner.Quiet(w.ctx) })
+}
+
+// patiently looks again and again while somebody else keeps the host busy.
+func (w *worker) patiently(look func() error) error {
 	deadline := w.loop.opt.Up() + lockPatience
 	for {
-		err := w.loop.runner.Check(w.ctx, w.rec.TargetClosure, activate.CheckOptions{Hostname: w.rec.Hostname, Force: w.rec.Force})
+		err := look()
 		var failure *activate.Failure
-		if errors.As(err, &failure) && failure.Retryable && w.loop.opt.Up() < deadline {
-			w.say("waiting: %s", failure.Detail)
-			if err := w.wait(lockPoll); err != nil {
-				return err
-			}
-			continue
-		}
-		if err != nil {
+		if !errors.As(err, &failure) || !failure.Retryable || w.loop.opt.Up() >= deadline {
 			return err
 		}
-		return w.enter(fsm.PhaseRealise)
+		w.say("waiting: %s", failure.Detail)
+		if err := w.wait(lockPoll); err != nil {
+			return err
+		}
 	}
 }
 
@@ -148,14 +166,13 @@ func (w *worker) realise() error {
 		if err != nil {
 			return err
 		}
-		w.say("realising the closure")
-		err = w.loop.runner.Realise(w.ctx, id, w.rec.TargetClosure, rootName(w.rec.RolloutID, rootTarget))
+		err = w.fetch(id)
 		var failure *activate.Failure
 		switch {
 		case err == nil:
 			return w.enter(fsm.PhaseInspect)
 		case errors.As(err, &failure) && failure.Retryable:
-			w.say("%s; trying again in %s", failure.Detail, pause)
+			w.say("%s: %s; trying again in %s", failure.Reason, failure.Detail, pause)
 			if err := w.wait(pause); err != nil {
 				return err
 			}
@@ -167,6 +184,19 @@ func (w *worker) realise() error {
 			return err
 		}
 	}
+}
+
+// fetch is one attempt to have the closure in the store, with the signatures that are asked for.
+func (w *worker) fetch(id activate.JobID) error {
+	w.say("realising the closure")
+	told := func(p activate.Progress) { w.say("realising: %s", p) }
+	if err := w.loop.runner.Realise(w.ctx, id, w.rec.TargetClosure, rootName(w.rec.RolloutID, rootTarget), told); err != nil {
+		return err
+	}
+	if w.loop.opt.Config.Verify.Signatures > 0 {
+		w.say("verifying the signatures of the closure")
+	}
+	return w.loop.runner.Verify(w.ctx, id, w.rec.TargetClosure)
 }
 
 // inspect reads the target and decides between the two ways. It is the last phase before the host is touched: the way back
@@ -261,10 +291,24 @@ func (w *worker) profile() error {
 	if err := w.loop.runner.SetProfile(w.ctx, id, w.rec.TargetClosure); err != nil {
 		return err
 	}
-	if w.rec.Work.Kind == fsm.WorkStage {
+	runs, err := w.runsAlready()
+	if err != nil {
+		return err
+	}
+	if runs || w.rec.Work.Kind == fsm.WorkStage {
 		return w.enter(fsm.PhaseBoot)
 	}
 	return w.enter(fsm.PhaseSwitch)
+}
+
+// runsAlready reports whether only profile and boot default are missing, as where the target is what ran before something else
+// was staged: a switch to what runs would do no more, and restart units.
+func (w *worker) runsAlready() (bool, error) {
+	facts, err := w.loop.host.Facts(w.ctx)
+	if err != nil {
+		return false, err
+	}
+	return facts.Running == w.rec.TargetClosure && w.rec.Specialisation == "" && !w.loop.runner.SwitchUnfinished(), nil
 }
 
 // switchTo runs switch-to-configuration and judges, from what the host then shows, how it went.
@@ -307,8 +351,11 @@ func (w *worker) switchTo() error {
 func (w *worker) conclude(action activate.Action, observed activate.Observation, outcome activate.Outcome) error {
 	switch outcome.Kind {
 	case activate.Completed:
-		if action == activate.ActionBoot {
+		switch {
+		case w.rec.Work.Kind == fsm.WorkStage:
 			return w.deferred()
+		case action == activate.ActionBoot && !observed.RunningIsTarget: // another hand, since it was found to run
+			return w.enter(fsm.PhaseSwitch)
 		}
 		return w.store(nil, w.completed(outcome, observed.Running, observed.RunningSpecialisation))
 	case activate.Stage:
@@ -317,12 +364,17 @@ func (w *worker) conclude(action activate.Action, observed activate.Observation,
 		if err := w.awaitLock(outcome.Reason); err != nil {
 			return err
 		}
-		return w.newAttempt(w.started(action), false)
+		return w.afterAnotherSwitch()
 	case activate.Interrupted:
 		if w.rec.Work.Retries >= maxInterrupted {
 			return w.fail(fsm.FailureReason(outcome.FailureReason), outcome.ExitCode, outcome.Text(observed))
 		}
 		w.log.Warn("the switch was cut off; the same switch is run once more", slog.String("reason", outcome.Reason))
+		if observed.Running == "" {
+			if err := w.loop.runner.RestoreRunningLink(w.rec.Prior.Running); err != nil {
+				return err
+			}
+		}
 		return w.newAttempt(w.started(action), true)
 	case activate.Failed, activate.AnotherHand:
 		return w.fail(fsm.FailureReason(outcome.FailureReason), outcome.ExitCode, outcome.Text(observed))
@@ -349,6 +401,22 @@ func (w *worker) awaitLock(holder string) error {
 		holder = busy
 	}
 	return &activate.Failure{Reason: string(fsm.ReasonBusy), Detail: "another switch held the lock for " + lockPatience.String() + ": " + holder}
+}
+
+// afterAnotherSwitch begins with the profile again: the other switch came between, and what it brought is what is returned to
+// wherever the host is not at the target. Ours has touched nothing while it found the lock taken.
+func (w *worker) afterAnotherSwitch() error {
+	prior, err := w.loop.priorWhere(w.ctx, w.rec)
+	if err != nil {
+		return err
+	}
+	if err := w.store(func(rec *fsm.Record) { rec.Prior = prior }); err != nil {
+		return err
+	}
+	if err := w.rootPrior(); err != nil {
+		return err
+	}
+	return w.enter(fsm.PhaseProfile)
 }
 
 // stage turns a switch that NixOS itself refused into a deferral.

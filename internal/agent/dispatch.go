@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/nixfleet/nixfleet-agent/internal/activate"
+	"github.com/nixfleet/nixfleet-agent/internal/bootrecovery"
 	"github.com/nixfleet/nixfleet-agent/internal/fsm"
 	"github.com/nixfleet/nixfleet-agent/internal/localapi"
 	"github.com/nixfleet/nixfleet-agent/internal/store"
@@ -24,7 +25,7 @@ const localChannel = "local"
 
 // activate accepts a local activation: it stores the rollout and starts it, or lets it wait.
 func (l *loop) activate(ctx context.Context, req localapi.ActivateRequest, by localapi.Peer) (localapi.ActivateReply, error) {
-	rec, err := l.accept(req)
+	rec, err := l.accept(ctx, req)
 	if err != nil {
 		return localapi.ActivateReply{}, err
 	}
@@ -68,15 +69,12 @@ func answerOf(err error) error {
 }
 
 // accept checks a request before anything is stored. What is refused here leaves no trace but the answer.
-func (l *loop) accept(req localapi.ActivateRequest) (fsm.Record, error) {
+func (l *loop) accept(ctx context.Context, req localapi.ActivateRequest) (fsm.Record, error) {
 	var none fsm.Record
 	if err := l.mayWrite(); err != nil {
 		return none, err
 	}
-	if err := l.acceptTarget(req.Target, req.Force); err != nil {
-		return none, err
-	}
-	if err := l.hasSpecialisation(req.Target, req.Specialisation); err != nil {
+	if err := l.acceptTarget(ctx, req); err != nil {
 		return none, badRequest(err)
 	}
 	soak, err := l.soakOf(req.Soak)
@@ -102,15 +100,21 @@ func (l *loop) accept(req localapi.ActivateRequest) (fsm.Record, error) {
 	return rec, nil
 }
 
-// acceptTarget refuses what cannot be a target. A closure that is not in the store yet is accepted: it may be substituted. So is
-// one for another machine type that is forced.
-func (l *loop) acceptTarget(target string, force bool) error {
-	_, err := l.host.InspectTarget(target)
+// acceptTarget refuses what cannot be a target. A closure that is not in the store yet, or of which a download that was cut off
+// left a part there, is accepted: it may be substituted. So is one for another machine type that is forced.
+func (l *loop) acceptTarget(ctx context.Context, req localapi.ActivateRequest) error {
+	_, err := l.host.InspectTarget(req.Target)
 	var unfit *system.NotSwitchable
-	if errors.As(err, &unfit) && (unfit.Reason == system.DoesNotExist || force && unfit.Reason == system.WrongMachine) {
-		return nil
+	if errors.As(err, &unfit) && (unfit.Reason == system.DoesNotExist || req.Force && unfit.Reason == system.WrongMachine) {
+		err = nil
 	}
-	return badRequest(err)
+	if err == nil {
+		err = l.hasSpecialisation(req.Target, req.Specialisation)
+	}
+	if err == nil || system.ParseStorePath(req.Target) != nil || l.runner.Valid(ctx, req.Target) {
+		return err
+	}
+	return nil
 }
 
 // hasSpecialisation refuses a specialisation that a closure does not have, before anything is touched for its sake. A closure
@@ -275,13 +279,31 @@ func (l *loop) begin(ctx context.Context, t *turn, rec fsm.Record) (fsm.Record, 
 	}})
 }
 
-// priorFor reads the way back of a rollout. One that follows a rollout which was not proven inherits that one's: the way back
-// is never a closure that never ran.
+// priorFor reads the way back of a rollout. One that follows a rollout which was not proven inherits that one's wherever the host
+// is at that one's target: the way back is never a closure that never ran. What another hand has changed since is taken as it is.
 func (l *loop) priorFor(ctx context.Context, rec fsm.Record, live *fsm.Record) (fsm.Prior, error) {
 	if live != nil && live.RolloutID != rec.RolloutID && owns(*live) && (live.State == fsm.Deferred || live.State == fsm.Failed) {
-		return live.Prior, nil
+		return l.priorWhere(ctx, *live)
 	}
 	return l.readPrior(ctx)
+}
+
+// priorWhere is the way back of a record as it is where the host is at the record's target, and what is there elsewhere.
+func (l *loop) priorWhere(ctx context.Context, rec fsm.Record) (fsm.Prior, error) {
+	now, err := l.readPrior(ctx)
+	if err != nil {
+		return now, err
+	}
+	for _, leg := range []struct{ now, stored *string }{
+		{&now.Running, &rec.Prior.Running}, {&now.Profile, &rec.Prior.Profile}, {&now.BootDefault, &rec.Prior.BootDefault},
+	} {
+		switch l.see(rec, *leg.now).Is {
+		case bootrecovery.Target, bootrecovery.Unknown:
+			*leg.now = *leg.stored
+		case bootrecovery.Prior, bootrecovery.Other:
+		}
+	}
+	return now, nil
 }
 
 func (l *loop) readPrior(ctx context.Context) (fsm.Prior, error) {
@@ -333,8 +355,12 @@ func (l *loop) startNext(ctx context.Context) error {
 	if live != nil && l.busy(*live) {
 		return nil
 	}
-	if hold, err := l.heldNow(); err != nil || hold != nil {
+	hold, err := l.heldNow()
+	if err != nil {
 		return err
+	}
+	if l.watchHold(hold); hold != nil {
+		return nil
 	}
 	return l.turn(func(t *turn) error {
 		rec := *next

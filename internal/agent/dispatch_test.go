@@ -210,13 +210,13 @@ func TestTheClosureThatRunsIsCompletedWithoutASwitch(t *testing.T) {
 	r.expectEvents(id, "DispatchAck", "ActivationCompleted", "ProbeTopologyDeclared", "Converged")
 	r.untilNoRoots()
 
-	// Where only the profile is another's, there is something to do.
+	// Where only the profile is another's, there is something to do, and no unit is restarted for it.
 	other := r.add()
 	r.must(r.SetProfile(other))
 	id = r.activate(r.first).RolloutID
 	r.rests(id, fsm.Converged)
 	r.links(r.first, r.first, r.first)
-	r.expectSwitches(ran(activate.ActionSwitch, r.first))
+	r.expectSwitches(ran(activate.ActionBoot, r.first))
 }
 
 func TestForcePassesTheQuarantineOnce(t *testing.T) {

@@ -59,6 +59,14 @@ func (l *loop) heldNow() (h *held, err error) {
 	return h, err
 }
 
+// watchHold looks again when the hold ends that a rollout waits for. A clock that is set meanwhile is found by the slow tick.
+func (l *loop) watchHold(h *held) {
+	l.holdTimer = nil
+	if h != nil && !h.Until.IsZero() {
+		l.holdTimer = time.After(h.Until.Sub(l.opt.Wall()))
+	}
+}
+
 // hold keeps every rollout from being started until it is resumed, or until a moment. What is at work goes on to its end.
 func (l *loop) hold(_ context.Context, req localapi.HoldRequest, by localapi.Peer) (localapi.Hold, error) {
 	if err := l.mayWrite(); err != nil {

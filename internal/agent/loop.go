@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/nixfleet/nixfleet-agent/internal/activate"
+	"github.com/nixfleet/nixfleet-agent/internal/control"
 	"github.com/nixfleet/nixfleet-agent/internal/fsm"
 	"github.com/nixfleet/nixfleet-agent/internal/outbox"
 	"github.com/nixfleet/nixfleet-agent/internal/store"
@@ -28,6 +29,8 @@ type loop struct {
 	host    *system.Host
 	boot    fsm.BootStamp
 	queue   *outbox.Queue
+	sender  *outbox.Sender
+	plane   *control.Client // nil without a control plane
 	runner  *activate.Runner
 	rules   activate.Rules
 
@@ -45,6 +48,7 @@ type loop struct {
 	ctx     context.Context //nolint:containedctx // of the workers, which turns start and calls do not
 
 	soakTimer <-chan time.Time // nil while nothing soaks
+	holdTimer <-chan time.Time // the end of the hold that a rollout waits for; nil if there is none
 	board     board
 }
 
@@ -83,6 +87,7 @@ func (l *loop) serve(ctx context.Context, facts system.Facts) error {
 			l.ended(end)
 		case <-l.soakTimer:
 			l.soak(ctx)
+		case <-l.holdTimer: // advance starts what waits
 		case <-recovery.C:
 			l.recover(ctx, onTick)
 		case <-watchdog.C:

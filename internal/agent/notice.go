@@ -14,6 +14,8 @@ const (
 	noticeCommitLost        = "StoreCommitLost"
 	noticeDamagedRecord     = "RecordDamaged"
 	noticeFrozenRecord      = "RecordFrozen"
+	noticeDispatchRefused   = "DispatchRefused"
+	noticeEpochRenewed      = "EpochRenewed"
 	noticeHeld              = "HostHeld"
 	noticeResumed           = "HostResumed"
 	noticeQuarantineCleared = "QuarantineCleared"

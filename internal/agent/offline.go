@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/nixfleet/nixfleet-agent/internal/config"
@@ -28,7 +31,8 @@ func ReadStatus(ctx context.Context, cfg config.Config, root string, now time.Ti
 	s := snapshot{
 		// No time of a soak is counted: while no agent runs nobody watches.
 		at: now.UTC(), now: fsm.Now{Wall: now.UTC()}, source: localapi.FromFile, hostname: cfg.Hostname,
-		label: func(closure string) string { return labelOf(host, closure) },
+		receiver: receiverName(cfg.ControlPlane.URL, cfg.ControlPlane.EventsURL),
+		label:    func(closure string) string { return labelOf(host, closure) }, specialises: specialisesOf(host),
 	}
 	s.facts, s.factsErr = host.Facts(ctx)
 	if s.hostname == "" {
@@ -94,9 +98,12 @@ func ReadQuarantine(cfg config.Config) ([]localapi.QuarantineRow, error) {
 }
 
 // Acceptable reports, as an error, why an agent of this version could not work with the configured store. An older agent asks
-// the one in a target before it switches to it.
+// the one in a target before it switches to it, and holds the store meanwhile: then a copy is looked at.
 func Acceptable(cfg config.Config) error {
-	st, _, err := openToRead(cfg)
+	st, err := store.OpenReadOnly(cfg.StorePath(), store.Options{Timeout: offlineWait})
+	if errors.Is(err, store.ErrLocked) {
+		st, err = openCopy(cfg.StorePath())
+	}
 	switch {
 	case errors.Is(err, store.ErrNotExist):
 		return nil
@@ -108,6 +115,53 @@ func Acceptable(cfg config.Config) error {
 		return fmt.Errorf("open %s: %s", cfg.StorePath(), why)
 	}
 	return nil
+}
+
+// copyAttempts bounds how often a store is copied that was written to meanwhile. Every commit of an agent ends with a sync, so
+// that a copy of some hundred kilobytes mostly falls between two.
+const copyAttempts = 20
+
+// openCopy opens a copy of a store that another process has open. It may be torn, if that process has just committed; every
+// value in it is sealed, and a copy that is not whole is not taken but made again.
+func openCopy(path string) (*store.Store, error) {
+	dir, err := os.MkdirTemp("", "nixfleet-agent-check-*")
+	if err != nil {
+		return nil, fmt.Errorf("copy store: %w", err)
+	}
+	defer os.RemoveAll(dir) // what is open stays readable
+	to := filepath.Join(dir, filepath.Base(path))
+	for range copyAttempts {
+		if err := copyFile(to, path); err != nil {
+			return nil, fmt.Errorf("copy store: %w", err)
+		}
+		var st *store.Store
+		if st, err = store.OpenReadOnly(to, store.Options{}); err == nil || !errors.Is(err, store.ErrUnreadable) {
+			return st, err
+		}
+	}
+	return nil, err
+}
+
+func copyFile(to, from string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Close())
+}
+
+// specialisesOf reads on a host which specialisation of a target a closure is.
+func specialisesOf(host *system.Host) func(closure, target string) string {
+	return func(closure, target string) string {
+		name, _ := host.IsOrSpecialises(closure, target)
+		return name
+	}
 }
 
 func openToRead(cfg config.Config) (*store.Store, *outbox.Queue, error) {

@@ -149,15 +149,16 @@ func onTheWayBack(rec fsm.Record) bool {
 }
 
 func (l *loop) recoverOne(ctx context.Context, rec fsm.Record, host system.Facts, why occasion) error {
-	counted := why == onStart && rec.Work != nil && rec.Work.Phase != fsm.PhaseStaged
+	facts, err := l.recoveryFacts(ctx, rec, host)
+	if err != nil {
+		return err
+	}
+	// A start that finds its attempt at work does not find it without progress, however often that is: its deadline ends it.
+	counted := why == onStart && rec.Work != nil && rec.Work.Phase != fsm.PhaseStaged && facts.Unit != bootrecovery.Running
 	if counted {
 		work := *rec.Work
 		work.Starts++
 		rec.Work = &work
-	}
-	facts, err := l.recoveryFacts(ctx, rec, host)
-	if err != nil {
-		return err
 	}
 	facts.Starting = why == onStart
 	verdict := bootrecovery.Recover(rec, facts, l.now())
@@ -356,6 +357,8 @@ func (l *loop) see(rec fsm.Record, path string) bootrecovery.Seen {
 	switch {
 	case path == "":
 		s.Is = bootrecovery.Unknown
+	case isTarget && rec.State == fsm.Soaking && rec.Specialisation != "" && name != rec.Specialisation:
+		// It was completed with the specialisation that was named, and that does not run any more.
 	case isTarget:
 		s.Is, s.Specialisation = bootrecovery.Target, name
 	case path == rec.Prior.Running, path == rec.Prior.Profile, path == rec.Prior.BootDefault:

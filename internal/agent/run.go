@@ -75,6 +75,9 @@ func Run(ctx context.Context, opt Options) error {
 		return fmt.Errorf("read host: %w", err)
 	}
 	l := newLoop(opt, st, opening, host, facts)
+	if err := l.connect(); err != nil {
+		return err
+	}
 	server, err := localapi.Listen(opt.Config.SocketPath, opt.Config.SocketGroup)
 	if err != nil {
 		return err
@@ -88,10 +91,8 @@ func Run(ctx context.Context, opt Options) error {
 			stop(fmt.Errorf("serve local socket: %w", err))
 		}
 	})
-	sender := outbox.Sender(outbox.Keep{})
-	servers.Go(func() { _ = sender.Run(ctx) })
-
 	opt.Notify("READY=1")
+	l.converse(ctx, &servers)
 	err = l.serve(ctx, facts)
 	opt.Notify("STOPPING=1")
 	stop(nil)
@@ -120,6 +121,7 @@ func newLoop(opt Options, st *store.Store, opening store.Opening, host *system.H
 	if l.hostname == "" {
 		l.hostname = facts.Hostname
 	}
+	l.sender = outbox.NewSender(l.queue, nil, l.senderOptions("none"))
 	l.board.init()
 	return l
 }
@@ -128,6 +130,7 @@ func newRunner(opt Options, host *system.Host) *activate.Runner {
 	return activate.NewRunner(activate.Options{
 		Host: host, Launcher: newLauncher(opt, host), StateDir: opt.Config.StateDir, Log: opt.Log, Now: opt.Wall,
 		Rules: rulesOf(opt.Config), Deadlines: deadlinesOf(opt.Config),
+		Verify: activate.Verification{Signatures: opt.Config.Verify.Signatures, TrustedKeys: opt.Config.Verify.TrustedKeys},
 	})
 }
 

@@ -30,10 +30,14 @@ type snapshot struct {
 	oldest   time.Time
 	last     *outbox.Entry
 	dead     int
+	receiver string
 	progress map[string]string
 	notes    []string
 	label    func(closure string) string
 	now      fsm.Now
+
+	// specialises names which of a target's specialisations a closure is, "" if none; nil: nobody can be asked.
+	specialises func(closure, target string) string
 }
 
 // read fills in what the store holds.
@@ -83,7 +87,7 @@ func (s *snapshot) status() localapi.Status {
 		NextBoot: s.nextBoot(),
 		Outbox: localapi.Outbox{
 			Depth: s.depth, OldestAt: s.oldest, LastPos: s.cursor.LastPos, AckedPos: s.cursor.AckedPos,
-			DeadLetters: s.dead, Receiver: "none",
+			DeadLetters: s.dead, Receiver: s.receiver,
 		},
 		Why: []string{}, Notes: append([]string{}, s.notes...),
 	}
@@ -96,6 +100,7 @@ func (s *snapshot) status() localapi.Status {
 	if s.live != nil {
 		target := s.closure(s.live.TargetClosure, s.live.CreatedAt)
 		target.Specialisation = s.live.Specialisation
+		st.Running.Specialisation, st.NextBoot.Specialisation = s.child(st.Running.Path, *s.live), s.child(st.NextBoot.Path, *s.live)
 		st.Target, st.Rollout = &target, s.rollout(*s.live)
 	}
 	if s.held != nil {
@@ -132,6 +137,24 @@ func (s *snapshot) closure(path string, since time.Time) localapi.Closure {
 	}
 	c.Label, c.Since = s.label(path), since
 	return c
+}
+
+// child names which specialisation of a rollout's target a closure is, "" if none.
+func (s *snapshot) child(closure string, rec fsm.Record) string {
+	if s.specialises == nil || closure == "" || closure == rec.TargetClosure {
+		return ""
+	}
+	return s.specialises(closure, rec.TargetClosure)
+}
+
+// boots reports whether a closure that would be booted is what the rollout wants: its target or a specialisation of that, the
+// one that was named if one was.
+func (s *snapshot) boots(closure string, rec fsm.Record) bool {
+	if closure == rec.TargetClosure {
+		return true
+	}
+	name := s.child(closure, rec)
+	return name != "" && (rec.Specialisation == "" || rec.Specialisation == name)
 }
 
 // nextBoot says since when a closure is the boot default only where it is the profile, too: the boot loader's files do not tell.
@@ -250,6 +273,7 @@ func (s *snapshot) explain(st *localapi.Status) {
 			st.Summary = "cancelled: profile and boot default are what they were before the rollout"
 			st.Then = "Nothing to do; activate the closure that you want."
 		}
+		st.Notes = append(st.Notes, s.inconsistent(rec)...)
 	case fsm.Superseded:
 		st.Verdict, st.Summary = localapi.InProgress, "superseded by "+rec.SupersededBy
 		st.Then = "Nothing to do; the newer rollout goes on."
@@ -271,7 +295,7 @@ func (s *snapshot) explainDeferred(st *localapi.Status, rec fsm.Record) {
 	}
 	next := s.facts.BootDefault.Closure
 	switch {
-	case next == rec.TargetClosure:
+	case s.boots(next, rec):
 		st.Then = "Reboot this host; it comes up in the target and the agent goes on by itself."
 	case next == "":
 		st.Then = "Reboot this host; what it will boot cannot be read" + inBrackets(s.facts.BootDefault.Reason) + "."
@@ -280,6 +304,9 @@ func (s *snapshot) explainDeferred(st *localapi.Status, rec fsm.Record) {
 		st.Summary = "deferred, but a reboot would not boot the target (" + componentNames(rec.Components) + ")"
 		st.Notes = append(st.Notes, "the boot default is no longer the target: another hand changed it")
 		st.Then = "Activate the closure that you want; a reboot would boot " + next + "."
+	}
+	if profile := s.facts.Profile; profile != "" && profile != rec.TargetClosure {
+		st.Notes = append(st.Notes, "the profile is no longer the target but "+profile+": another hand changed it")
 	}
 	if s.facts.Running == rec.TargetClosure {
 		st.Notes = append(st.Notes, "the target was switched to by hand; its critical components run after a reboot")
@@ -327,7 +354,7 @@ func (s *snapshot) ranOff(rec fsm.Record) bool {
 
 // noteBootDefault says that a reboot would take the host from its target.
 func (s *snapshot) noteBootDefault(st *localapi.Status, rec fsm.Record) {
-	if next := s.facts.BootDefault.Closure; next != "" && next != rec.TargetClosure && next != rec.CurrentClosure {
+	if next := s.facts.BootDefault.Closure; next != "" && !s.boots(next, rec) && next != rec.CurrentClosure {
 		st.Notes = append(st.Notes, "a reboot would not boot the target but "+next)
 		st.Then = "Activate the closure that you want before this host is rebooted."
 	}
@@ -370,6 +397,9 @@ func (s *snapshot) explainFailed(st *localapi.Status, rec fsm.Record) {
 	default:
 		st.Summary = "failed: on the way back (" + string(rec.Work.Phase) + ")"
 		st.Then = "Nothing to do; the agent brings the host back."
+		if p := s.progress[rec.RolloutID]; p != "" {
+			st.Why = append(st.Why, p)
+		}
 		if rec.RollbackFailureReason != "" && s.progress[rec.RolloutID] == "" {
 			st.Summary = "failed, and the way back did not succeed (" + string(rec.Work.Phase) + ")"
 			st.Then = "The way back did not succeed; mend the cause and restart the agent, which tries again."

@@ -22,6 +22,7 @@ const (
 	before  = "/nix/store/00000000000000000000000000000001-nixos-system-web-25.11.1"
 	target  = "/nix/store/00000000000000000000000000000002-nixos-system-web-25.11.2"
 	foreign = "/nix/store/00000000000000000000000000000003-nixos-system-web-25.11.9"
+	child   = "/nix/store/00000000000000000000000000000004-nixos-system-web-25.11.2" // the specialisation "office" of target
 
 	thisBoot = "11111111-1111-1111-1111-111111111111"
 )
@@ -80,6 +81,11 @@ func deferredRecord() *fsm.Record {
 		rec.Components, rec.StagedBoot, rec.DeferredAt = newKernel, fsm.BootStamp{BootID: thisBoot}, moment.Add(-time.Minute)
 		rec.Work = &fsm.Work{Kind: fsm.WorkStage, Phase: fsm.PhaseStaged, Touched: true, Boot: rec.StagedBoot}
 	})
+}
+
+func namedChild(rec *fsm.Record) *fsm.Record {
+	rec.Specialisation = "gaming"
+	return rec
 }
 
 // cancellingRecord is a deferral whose boot default is being returned; with a reason, without success.
@@ -157,6 +163,8 @@ func situations() []situation {
 	}{
 		{fsm.PhaseCheck, "waiting: another switch of this host is under way: process 812 (nixos-rebuild)"},
 		{fsm.PhaseRealise, "realising the closure"},
+		{fsm.PhaseRealise, "realising: 12 of 40 paths, 120.31 MiB download"},
+		{fsm.PhaseRealise, "cache-unreachable: a substituter that may have " + target + " does not answer (https://cache.example.org); trying again in 8s"},
 		{fsm.PhaseInspect, ""},
 		{fsm.PhaseProfile, "setting the system profile"},
 		{fsm.PhaseSwitch, "running switch-to-configuration switch, once more"},
@@ -174,6 +182,8 @@ func situations() []situation {
 		in("deferred, the boot default cannot be told", hostThat(before, target, ""), deferredRecord(), nil, func(s *snapshot) {
 			s.facts.BootDefault = system.BootDefault{Loader: system.LoaderUnknown, Reason: "neither loader.conf nor grub.cfg was found"}
 		}),
+		in("deferred, the boot default is a specialisation of the target", hostThat(before, target, child), deferredRecord(), nil),
+		in("deferred, the boot default is another specialisation than the one that was named", hostThat(before, target, child), namedChild(deferredRecord()), nil),
 		in("deferred, switched to by hand", hostThat(target, target, target), deferredRecord(), nil),
 		in("deferred, and a newer one is being prepared", hostThat(before, target, target), deferredRecord(), second(activatingIn(fsm.PhaseRealise, nil)),
 			nextSaying("realising the closure")),
@@ -194,6 +204,7 @@ func situations() []situation {
 		}), nil),
 		in("soaking, another hand switched the host", hostThat(foreign, target, target), soakingRecord(nil), nil),
 		in("converged", hostThat(target, target, target), convergedRecord(nil), nil),
+		in("converged, a specialisation boots next", hostThat(target, target, child), convergedRecord(nil), nil),
 		in("converged, degraded", hostThat(target, target, target), convergedRecord(func(rec *fsm.Record) { rec.Degraded = []string{"web.service failed"} }), nil),
 		in("converged, the host drifted", hostThat(foreign, target, target), convergedRecord(nil), nil),
 		in("converged, another boots next", hostThat(target, before, before), convergedRecord(nil), nil),
@@ -227,6 +238,9 @@ func situations() []situation {
 		in("reverted", hostThat(before, before, before), recordOf(fsm.Reverted, func(rec *fsm.Record) {
 			rec.FailureReason, rec.FailureDetail, rec.RevertedTo, rec.CurrentClosure, rec.EndedAt = fsm.ReasonSwitchFailed, switchFailed, before, before, moment
 		}), nil),
+		in("reverted, but for what another hand changed", hostThat(before, foreign, before), recordOf(fsm.Reverted, func(rec *fsm.Record) {
+			rec.FailureReason, rec.RevertedTo, rec.CurrentClosure, rec.EndedAt = fsm.ReasonSwitchFailed, before, before, moment
+		}), nil),
 		in("cancelled", hostThat(before, before, before), recordOf(fsm.Reverted, func(rec *fsm.Record) { rec.RevertedTo, rec.EndedAt = before, moment }), nil),
 		in("superseded", hostThat(before, before, before), recordOf(fsm.Superseded, func(rec *fsm.Record) { rec.SupersededBy, rec.EndedAt = "local@abc-2", moment }), nil),
 		in("frozen in a state of a newer agent", hostThat(before, before, before), recordOf("Hibernating", nil), nil),
@@ -250,6 +264,12 @@ func (s situation) status() localapi.Status {
 		snap.source, snap.agent.Running, snap.agent.Ready = localapi.FromAgent, true, true
 	}
 	snap.now = fsm.Now{Wall: moment, Up: 130 * time.Second, BootID: thisBoot}
+	snap.specialises = func(closure, of string) string {
+		if closure == child && of == target {
+			return "office"
+		}
+		return ""
+	}
 	snap.label = func(closure string) string { return closure[strings.LastIndex(closure, "-")+1:] }
 	return snap.status()
 }

@@ -51,6 +51,7 @@ func (l *loop) turn(do func(t *turn) error) error {
 	}
 	l.act(t.acts)
 	l.tidyRested(t.log)
+	l.sender.Nudge()
 	l.changed()
 	return nil
 }

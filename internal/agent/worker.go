@@ -31,6 +31,8 @@ type worker struct {
 	log    *slog.Logger
 	rec    fsm.Record
 
+	skipped     *skippedLeg   // the first leg of the way back that failed; nil: none has
+	lookedBack  bool          // the legs of the way back were looked over once more at its end
 	lockedSince time.Duration // time since boot at which an attempt first found another switch's lock; 0: none has
 }
 

@@ -64,7 +64,7 @@ func activating(rec fsm.Record, f Facts, now fsm.Now) Verdict {
 		return Verdict{Row: RowUntouched, Do: Restart}
 	}
 	if newBoot(w.Boot, f.Boot) {
-		if v, ok := bootedTarget(f, now); ok {
+		if v, ok := bootedTarget(rec, f, now); ok {
 			return v
 		}
 		if w.Phase == fsm.PhaseSwitch {
@@ -98,9 +98,12 @@ func noProgress(w fsm.Work, now fsm.Now) Verdict {
 }
 
 // bootedTarget handles a host that came up in the target after a real reboot.
-func bootedTarget(f Facts, now fsm.Now) (Verdict, bool) {
+func bootedTarget(rec fsm.Record, f Facts, now fsm.Now) (Verdict, bool) {
 	if f.Booted.Is != Target {
 		return Verdict{}, false
+	}
+	if runsParent(rec, f) {
+		return bootedParent(rec, f), true
 	}
 	if f.Running.Is != Target {
 		return Verdict{Row: RowBootedOtherRuns, Do: Nothing, Event: activationFailed(fsm.ReasonAnotherHand,
@@ -109,10 +112,31 @@ func bootedTarget(f Facts, now fsm.Now) (Verdict, bool) {
 	return Verdict{Row: RowBooted, Do: Nothing, Event: completed(f, now)}, true
 }
 
+// runsParent reports a host that runs the target itself although the dispatch names a specialisation of it.
+func runsParent(rec fsm.Record, f Facts) bool {
+	return f.Running.Is == Target && rec.Specialisation != "" && f.Running.Specialisation != rec.Specialisation
+}
+
+// bootedParent handles a host that came up in the target itself although the dispatch names a specialisation of it: that is
+// switched to, live, as on any host that was booted.
+func bootedParent(rec fsm.Record, f Facts) Verdict {
+	v := Verdict{Row: RowBootedParent, Do: Resume, Say: "the target was booted; its specialisation " + rec.Specialisation + " is switched to"}
+	if rec.Work == nil || rec.Work.Phase != fsm.PhaseSpecialise {
+		work := fsm.Work{}
+		if rec.Work != nil {
+			work = *rec.Work
+		}
+		work.Kind, work.Touched = fsm.WorkStage, true
+		work = work.Enter(fsm.PhaseSpecialise, f.Boot)
+		v.Work = &work
+	}
+	return v
+}
+
 func deferred(rec fsm.Record, f Facts, now fsm.Now) Verdict {
 	isNew := newBoot(rec.StagedBoot, f.Boot)
 	if isNew {
-		if v, ok := bootedTarget(f, now); ok {
+		if v, ok := bootedTarget(rec, f, now); ok {
 			return v
 		}
 		if f.Running.Is != Target && !cancelling(rec) {
@@ -123,6 +147,9 @@ func deferred(rec fsm.Record, f Facts, now fsm.Now) Verdict {
 		return Verdict{Row: RowCancel, Do: Resume}
 	}
 	if f.Running.Is == Target {
+		if len(f.StillOld) == 0 && runsParent(rec, f) {
+			return bootedParent(rec, f)
+		}
 		if len(f.StillOld) == 0 {
 			return Verdict{Row: RowRunsLive, Do: Nothing, Event: completed(f, now)}
 		}

@@ -22,6 +22,7 @@ var (
 	target  = bootrecovery.Seen{Path: targetPath, Is: bootrecovery.Target}
 	prior   = bootrecovery.Seen{Path: priorPath, Is: bootrecovery.Prior}
 	other   = bootrecovery.Seen{Path: otherPath, Is: bootrecovery.Other}
+	child   = bootrecovery.Seen{Path: targetPath + "-child", Is: bootrecovery.Target, Specialisation: "office"}
 	unknown = bootrecovery.Seen{Is: bootrecovery.Unknown}
 
 	now = fsm.Now{Wall: time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC), Up: time.Hour, BootID: "boot-2"}
@@ -44,6 +45,11 @@ func record(state fsm.State, work *fsm.Work) fsm.Record {
 		rec.CurrentClosure = targetPath
 	case fsm.Pending, fsm.Activating, fsm.Reverted, fsm.Superseded:
 	}
+	return rec
+}
+
+func specialised(rec fsm.Record) fsm.Record {
+	rec.Specialisation = "office"
 	return rec
 }
 
@@ -121,6 +127,16 @@ func TestEveryRow(t *testing.T) {
 		{"deferred, came up in the target", record(fsm.Deferred, nil), cameUp,
 			want{row: bootrecovery.RowBooted, do: bootrecovery.Nothing, event: fsm.KindLocalActivationCompleted}},
 
+		{"deferred for a specialisation, came up in its parent", specialised(record(fsm.Deferred, nil)), cameUp,
+			want{row: bootrecovery.RowBootedParent, do: bootrecovery.Resume, phase: fsm.PhaseSpecialise}},
+		{"deferred for a specialisation, agent restarted while it is switched to", specialised(record(fsm.Deferred, work(fsm.WorkStage, fsm.PhaseSpecialise))), cameUp,
+			want{row: bootrecovery.RowBootedParent, do: bootrecovery.Resume}},
+		{"deferred for a specialisation, it was booted", specialised(record(fsm.Deferred, nil)), at(secondBoot, child, child, target, target),
+			want{row: bootrecovery.RowBooted, do: bootrecovery.Nothing, event: fsm.KindLocalActivationCompleted}},
+		{"deferred for a specialisation, its parent switched to by hand", specialised(record(fsm.Deferred, nil)), at(firstBoot, prior, target, target, target),
+			want{row: bootrecovery.RowBootedParent, do: bootrecovery.Resume, phase: fsm.PhaseSpecialise}},
+		{"activating a specialisation, came up in its parent", specialised(record(fsm.Activating, work(fsm.WorkStage, fsm.PhaseBoot))), cameUp,
+			want{row: bootrecovery.RowBootedParent, do: bootrecovery.Resume, phase: fsm.PhaseSpecialise}},
 		{"activating, booted the target, another runs", record(fsm.Activating, work(fsm.WorkSwitch, fsm.PhaseSwitch)), at(secondBoot, target, other, other, other),
 			want{row: bootrecovery.RowBootedOtherRuns, do: bootrecovery.Nothing, event: fsm.KindLocalActivationFailed, reason: fsm.ReasonAnotherHand}},
 		{"deferred, booted the target, another runs", record(fsm.Deferred, nil), at(secondBoot, target, other, other, other),

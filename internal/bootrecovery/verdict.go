@@ -55,6 +55,7 @@ const (
 	RowPendingExpired   Row = "pending, expired"
 	RowUntouched        Row = "activating, before the profile"
 	RowBooted           Row = "new boot, booted and running the target"
+	RowBootedParent     Row = "new boot, booted the target, its specialisation is still to run"
 	RowBootedOtherRuns  Row = "new boot, booted the target, another runs"
 	RowReinspect        Row = "activating at profile or boot, new boot, target not booted"
 	RowReinspectNoMore  Row = "activating at profile or boot, new boot, target not booted again and again"

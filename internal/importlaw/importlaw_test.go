@@ -136,7 +136,7 @@ func forbidden(modulePath, dir string, row room, imported string) string {
 		}
 		return ""
 	}
-	if reason, ok := testOnly[imported]; ok {
+	if reason, ok := testOnly[imported]; ok && inProduct(dir) {
 		return "only tests may: " + reason
 	}
 	if !has(row.external, imported) {

@@ -60,6 +60,10 @@ func TestJudge(t *testing.T) {
 			files: map[string]string{"internal/disk/more.go": `package disk; import _ "pgregory.net/rapid"`},
 			want:  []string{"internal/disk/more.go:1:22: internal/disk imports pgregory.net/rapid: only tests may: properties over random walks"},
 		},
+		"a test's tool in a room for tests that does not say so": {
+			files: map[string]string{"internal/simhost/more.go": `package simhost; import _ "pgregory.net/rapid"`},
+			want:  []string{"internal/simhost/more.go:1:25: internal/simhost imports pgregory.net/rapid: not in its row of the law"},
+		},
 		"a host for tests in the product": {
 			files: map[string]string{"internal/disk/more.go": `package disk; import _ "example.org/m/internal/simhost"`},
 			want:  []string{"internal/disk/more.go:1:22: internal/disk imports example.org/m/internal/simhost: not in its row of the law"},

@@ -28,6 +28,7 @@ const (
 	cobra       = "github.com/spf13/cobra"
 	cobraDoc    = "github.com/spf13/cobra/doc"
 	godbus      = "github.com/godbus/dbus/v5"
+	jsonSchema  = "github.com/santhosh-tekuri/jsonschema/v6"
 	sdDaemon    = "github.com/coreos/go-systemd/v22/daemon"
 	sdJournal   = "github.com/coreos/go-systemd/v22/journal"
 	systemdDBus = "github.com/coreos/go-systemd/v22/dbus"
@@ -42,6 +43,9 @@ var law = map[string]room{
 	"internal/fsm": {
 		purpose: "the rules: state and event in, state and effects out",
 		pure:    true,
+		tests: reasons{
+			"internal/schematest": "payloads and records are held against their published schemas",
+		},
 	},
 	"internal/bootrecovery": {
 		purpose: "the verdict on what a start of the agent finds",
@@ -64,6 +68,16 @@ var law = map[string]room{
 	"internal/wire": {
 		purpose: "the JSON shapes that an agent and a control plane speak; data only",
 		pure:    true,
+		tests: reasons{
+			"internal/schematest": "the shapes, and the examples of the protocol's page, are held against their published schemas",
+		},
+	},
+	"internal/control": {
+		purpose: "the agent's side of the conversation with a control plane",
+		internal: reasons{
+			"internal/outbox": "it is the receiver that the sender of the outbox delivers to",
+			"internal/wire":   "the shapes that are spoken",
+		},
 	},
 	"internal/outbox": {
 		purpose: "the durable queue of events that are owed to the control plane",
@@ -112,18 +126,21 @@ var law = map[string]room{
 			"internal/activate":     "effects that touch the host are carried out by the runner",
 			"internal/bootrecovery": "a start asks it what the last life left behind",
 			"internal/config":       "paths, policy and deadlines are the operator's",
+			"internal/control":      "dispatches come in and heartbeats go out",
 			"internal/fsm":          "the loop steps the state machine",
 			"internal/localapi":     "requests come in and status goes out over the socket",
 			"internal/outbox":       "the sender drains it, a turn of the loop appends to it",
 			"internal/store":        "one turn of the loop is one Update",
 			"internal/system":       "recovery and outcomes are judged by facts of the host",
+			"internal/wire":         "a dispatch becomes a record, and the host a heartbeat",
 		},
 		external: reasons{
 			unix: "time since boot without suspend, by which a soak is served",
 		},
 		tests: reasons{
-			"internal/checksum": "a store that only a newer agent may write is made by hand",
-			"internal/simhost":  "the loop is tested against a directory that looks like a host",
+			"internal/checksum":   "a store that only a newer agent may write is made by hand",
+			"internal/schematest": "a host notice is held against its published schema",
+			"internal/simhost":    "the loop is tested against a directory that looks like a host",
 		},
 		testsExternal: reasons{
 			bbolt: "a store that only a newer agent may write is made by hand",
@@ -131,6 +148,12 @@ var law = map[string]room{
 	},
 	"internal/simhost": {
 		purpose: "lays out a directory that looks like a NixOS host; for tests and the demo only",
+	},
+	"internal/schematest": {
+		purpose: "holds the published schemas against values and types; for tests only",
+		external: reasons{
+			jsonSchema: "it validates",
+		},
 	},
 	"internal/testhost": {
 		purpose: "boots a real systemd with a real Nix store; for the e2e suite only",
@@ -155,7 +178,8 @@ var law = map[string]room{
 			tint:      "on a terminal, the log is for eyes",
 		},
 		tests: reasons{
-			"internal/simhost": "scripts of the verbs run against a host-shaped directory",
+			"internal/schematest": "the events of a session are held against their published schemas",
+			"internal/simhost":    "scripts of the verbs run against a host-shaped directory",
 		},
 	},
 	"demo": {
@@ -193,14 +217,14 @@ var law = map[string]room{
 }
 
 // notInTheProduct are rooms that only tests and demonstrations may import.
-var notInTheProduct = []string{"internal/simhost", "internal/testhost"}
+var notInTheProduct = []string{"internal/schematest", "internal/simhost", "internal/testhost"}
 
 // testOnly are third-party packages that any _test.go file may import and
-// nothing else: they are no part of what runs on a host.
+// nothing of the product: they are no part of what runs on a host.
 var testOnly = reasons{
 	"github.com/rogpeppe/go-internal/testscript": "the verbs are tested by scripts that read like a shell session",
-	"github.com/santhosh-tekuri/jsonschema/v6":   "what --json prints is held against its published schema",
-	"pgregory.net/rapid":                         "properties over random walks",
+	jsonSchema:           "what --json prints is held against its published schema",
+	"pgregory.net/rapid": "properties over random walks",
 }
 
 // pureStandardLibrary is what a room that does no I/O and reads no clock, no
@@ -223,11 +247,11 @@ var guarded = map[string]struct {
 		reason: "there is one log, slog, and it is handed down",
 	},
 	"net": {
-		rooms:  []string{"internal/localapi"},
+		rooms:  []string{"internal/control", "internal/controlplane", "internal/localapi"},
 		reason: "whoever can open a socket must be easy to list",
 	},
 	"net/http": {
-		rooms:  []string{"internal/localapi"},
+		rooms:  []string{"internal/control", "internal/controlplane", "internal/localapi"},
 		reason: "whoever can speak to others must be easy to list",
 	},
 	"os/exec": {

@@ -22,6 +22,9 @@ const (
 	newSuffix = ".new"
 	// maxSocketPath is the longest path of a unix socket (sun_path in unix(7), without the byte that ends it).
 	maxSocketPath = 107
+	// dialAttempts and dialPause bound how long a socket is given to be left by a process that is just being started.
+	dialAttempts = 20
+	dialPause    = 50 * time.Millisecond
 	// answerPatience is how long a socket that is found in place is asked whether somebody is behind it.
 	answerPatience = time.Second
 )
@@ -97,7 +100,23 @@ func place(temporary, path string, gid int) error {
 	return os.Rename(temporary, path)
 }
 
+// mayReplace reports what stands in the way of a new socket. A process that an agent was just starting when it died holds its
+// socket until it has become another program, so somebody who listens is asked for a moment whether he is still there.
 func mayReplace(path string) error {
+	for attempt := 1; ; attempt++ {
+		err := occupied(path)
+		var by *Occupied
+		if attempt == dialAttempts || !errors.As(err, &by) || by.By != somebodyListens {
+			return err
+		}
+		<-time.After(dialPause)
+	}
+}
+
+// somebodyListens is who is behind a socket that takes connections.
+const somebodyListens = "a socket that somebody listens on"
+
+func occupied(path string) error {
 	info, err := os.Lstat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -116,7 +135,7 @@ func mayReplace(path string) error {
 	case err == nil:
 		_ = conn.Close()
 	}
-	return &Occupied{Path: path, By: "a socket that somebody listens on", Hint: "another agent runs; stop it, or set another socketPath"}
+	return &Occupied{Path: path, By: somebodyListens, Hint: "another agent runs; stop it, or set another socketPath"}
 }
 
 func kindOf(mode fs.FileMode) string {
