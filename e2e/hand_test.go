@@ -70,7 +70,7 @@ func TestAnotherHandIsLeft(t *testing.T) {
 		h.awaitRecovery()
 	}
 	st := h.status()
-	if st.state() != "Deferred" || st.NextBoot.Path != byHand || !strings.Contains(st.Then, "would boot "+byHand) {
+	if st.state() != "Deferred" || st.Verdict != "unsuccessful" || st.NextBoot.Path != byHand || !strings.Contains(st.Then, "would boot "+byHand) {
 		t.Errorf("status: %+v", st)
 	}
 	h.wantEvents(rollout, deferredEvents...)

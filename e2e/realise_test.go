@@ -66,7 +66,7 @@ func TestSubstitution(t *testing.T) {
 	h.Eventually("the cache is missed", func() (string, bool) {
 		st := h.status()
 		why := strings.Join(st.Why, "\n")
-		return st.Summary + "\n" + why, st.state() == "Activating" && strings.Contains(why, "does not answer; trying again in")
+		return st.Summary + "\n" + why, st.state() == "Activating" && strings.Contains(why, "does not answer") && strings.Contains(why, "trying again in")
 	})
 	h.wantEvents(rollout, "DispatchAck")
 	h.wantLinks(links{target, h.first, target, target})
