@@ -28,7 +28,7 @@ func TestJournalFields(t *testing.T) {
 	h, sent := collecting(slog.LevelInfo)
 	log := slog.New(h).With(slog.String("rollout", "local@e-1")).WithGroup("unit")
 	log.Debug("not said")
-	log.Warn("phase", slog.String("exit-code", "4"), slog.Any("err", context.Canceled), slog.String("", "nameless"), slog.String("empty", ""),
+	log.Warn("phase", slog.String("exit_code", "4"), slog.Any("err", context.Canceled), slog.String("", "nameless"), slog.String("empty", ""),
 		slog.Group("of", slog.Int("9lives", 9)))
 	if len(*sent) != 1 {
 		t.Fatalf("%d entries were sent", len(*sent))
@@ -40,7 +40,7 @@ func TestJournalFields(t *testing.T) {
 	if !maps.Equal(got.fields, want) || got.priority != journal.PriWarning {
 		t.Errorf("fields %v, priority %d", got.fields, got.priority)
 	}
-	if message := `phase rollout=local@e-1 unit_exit-code=4 unit_err="context canceled" unit_of_9lives=9`; got.message != message {
+	if message := `phase rollout=local@e-1 unit_exit_code=4 unit_err="context canceled" unit_of_9lives=9`; got.message != message {
 		t.Errorf("message %q", got.message)
 	}
 	for level, priority := range map[slog.Level]journal.Priority{

@@ -27,6 +27,9 @@ const (
 	bboltErrors = "go.etcd.io/bbolt/errors"
 	cobra       = "github.com/spf13/cobra"
 	cobraDoc    = "github.com/spf13/cobra/doc"
+	jetstream   = "github.com/nats-io/nats.go/jetstream"
+	nats        = "github.com/nats-io/nats.go"
+	natsServer  = "github.com/nats-io/nats-server/v2/server"
 	godbus      = "github.com/godbus/dbus/v5"
 	jsonSchema  = "github.com/santhosh-tekuri/jsonschema/v6"
 	sdDaemon    = "github.com/coreos/go-systemd/v22/daemon"
@@ -70,6 +73,46 @@ var law = map[string]room{
 		pure:    true,
 		tests: reasons{
 			"internal/schematest": "the shapes, and the examples of the protocol's page, are held against their published schemas",
+		},
+	},
+	"internal/mirror": {
+		purpose: "what a control plane knows of a host: the fold of what it was told, and nothing else",
+		pure:    true,
+		internal: reasons{
+			"internal/fsm":  "the mirror's half of the rules moves its records",
+			"internal/wire": "what it folds are batches and heartbeats",
+		},
+	},
+	"internal/fleetstore": {
+		purpose: "the log, the mirrors and the targets of a fleet, on NATS JetStream",
+		internal: reasons{
+			"internal/mirror": "a batch is folded before it is appended",
+			"internal/wire":   "what it stores are batches and dispatches",
+		},
+		external: reasons{
+			nats:       "the connection to the cluster, or to the server in this process",
+			jetstream:  "streams and buckets, with compare-and-swap on a subject",
+			natsServer: "the server in this process, for a fleet of one machine",
+		},
+	},
+	"internal/operator": {
+		purpose: "what operators and a control plane say to each other, and the client of it",
+		internal: reasons{
+			"internal/wire": "heartbeats and dispatches are shown as they were sent",
+		},
+	},
+	"internal/pki": {
+		purpose: "the authority of a fleet and the certificates that it issues",
+	},
+	"internal/controlplane": {
+		purpose: "answers agents and operators over HTTPS",
+		internal: reasons{
+			"internal/fleetstore": "an answer is given when the batch is stored",
+			"internal/fsm":        "states are shown by their names",
+			"internal/mirror":     "what is shown of a host is its mirror",
+			"internal/operator":   "the shapes of what operators ask",
+			"internal/pki":        "who asks is told by the certificate",
+			"internal/wire":       "the shapes of what agents ask",
 		},
 	},
 	"internal/control": {
@@ -182,6 +225,22 @@ var law = map[string]room{
 			"internal/simhost":    "scripts of the verbs run against a host-shaped directory",
 		},
 	},
+	"cmd/nixfleet-control-plane": {
+		purpose: "one file per verb; parses, calls, prints",
+		internal: reasons{
+			"internal/controlplane": "serve is the control plane",
+			"internal/fleetstore":   "serve opens the log",
+			"internal/mirror":       "show reads a mirror",
+			"internal/operator":     "every other verb is a client of it",
+			"internal/pki":          "certs is the authority",
+			"internal/wire":         "a dispatch is made of its flags",
+		},
+		external: reasons{
+			cobra: "verbs, flags, completions",
+			nats:  "the credentials for an external cluster",
+			unix:  "whether the output is a terminal",
+		},
+	},
 	"demo": {
 		purpose: "make demo: the real binary, unprivileged, through a reboot",
 		internal: reasons{
@@ -247,11 +306,11 @@ var guarded = map[string]struct {
 		reason: "there is one log, slog, and it is handed down",
 	},
 	"net": {
-		rooms:  []string{"internal/control", "internal/controlplane", "internal/localapi"},
+		rooms:  []string{"internal/control", "internal/controlplane", "internal/localapi", "internal/pki", "cmd/nixfleet-control-plane"},
 		reason: "whoever can open a socket must be easy to list",
 	},
 	"net/http": {
-		rooms:  []string{"internal/control", "internal/controlplane", "internal/localapi"},
+		rooms:  []string{"internal/control", "internal/controlplane", "internal/localapi", "internal/operator"},
 		reason: "whoever can speak to others must be easy to list",
 	},
 	"os/exec": {
@@ -271,7 +330,7 @@ var guarded = map[string]struct {
 // decide what "now" is.
 var (
 	clockReads   = []string{"Now", "Since", "Until"}
-	clockReaders = []string{"internal/agent", "cmd/nixfleet-agent"}
+	clockReaders = []string{"internal/agent", "cmd/nixfleet-agent", "cmd/nixfleet-control-plane"}
 )
 
 // clockWaits wait for the time. Rooms that are not pure may, but for sleep,

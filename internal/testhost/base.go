@@ -55,6 +55,7 @@ printf '[Journal]\nStorage=persistent\nRateLimitIntervalSec=0\n' >/etc/systemd/j
 var tools = []struct{ program, pkg string }{
 	{"debootstrap", "debootstrap"},
 	{"systemd-nspawn", "systemd-container"},
+	{"ip", "iproute2"},
 	{"nsenter", "util-linux"},
 	{"unshare", "util-linux"},
 }

@@ -22,6 +22,7 @@ type Options struct {
 	Name        string // host name
 	EntryFormat string // as in simhost.Options
 	First       simhost.Closure
+	Network     *Network // the one that it is connected to; nil: none
 }
 
 // Host is a machine. Its methods end the test when the machine does not do as it should.
@@ -33,6 +34,7 @@ type Host struct {
 	placed map[string]string
 
 	machine *machine // nil while it is off
+	cable   *cable   // to its network; nil: none
 }
 
 // New lays out a host over the base tree, as an installer leaves it: its first closure is in the store, in the profile and
@@ -44,6 +46,9 @@ func New(tb testing.TB, base string, opts Options) *Host {
 		tb.Fatal(err)
 	}
 	h := &Host{tb: tb, name: opts.Name, dir: dir, root: filepath.Join(dir, "root"), placed: map[string]string{}}
+	if opts.Network != nil {
+		h.cable = opts.Network.newCable()
+	}
 	tb.Cleanup(func() {
 		h.stop()
 		if err := clearAway(dir); err != nil {

@@ -28,6 +28,9 @@ func (h *Host) BootEarly() {
 		h.tb.Fatalf("%s: boot: %v\n%s", h.name, err, h.Console())
 	}
 	h.machine = m
+	if h.cable != nil {
+		h.cable.plug(m.leader)
+	}
 }
 
 // Reboot reboots the host in order and returns when it is up again.
