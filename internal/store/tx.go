@@ -42,11 +42,7 @@ func (tx *Tx) Epoch() string {
 	if tx.newEpoch != "" {
 		return tx.newEpoch
 	}
-	a, err := tx.about()
-	if err != nil {
-		return tx.store.Epoch()
-	}
-	return a.Epoch
+	return tx.store.Epoch()
 }
 
 // RenewEpoch gives the file a new random id, for when its positions may have been given out before.
