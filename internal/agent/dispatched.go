@@ -22,6 +22,8 @@ const (
 	settingGeneration = "generation"
 	// maxRolloutID bounds the id of a rollout, in bytes: it is a key of the store and part of every event.
 	maxRolloutID = 200
+	// maxGeneration leaves a control plane that counts up from one room for ever.
+	maxGeneration = 1 << 62
 	// maxSoak bounds the soak that a dispatch may ask for: more is a mistake in the unit.
 	maxSoak = 90 * 24 * time.Hour
 )
@@ -41,6 +43,9 @@ func (l *loop) dispatched(ctx context.Context, d wire.Dispatch) error {
 		}
 		if d.Generation == last {
 			return errNothingNew
+		}
+		if d.Generation > maxGeneration { // not noted: it would make every later one stale, for ever
+			return t.refuseUnreadable(l.hostname, d, fmt.Sprintf("generations end at %d", uint64(maxGeneration)))
 		}
 		if why := unusable(d); why != "" {
 			return errors.Join(t.refuseUnreadable(l.hostname, d, why), t.noteGeneration(d.Generation, last))
@@ -163,9 +168,15 @@ func unusable(d wire.Dispatch) string {
 	}
 }
 
-// refuseUnreadable answers a dispatch of which no record can be made: with a notice of the host, since there is no rollout.
+// refuseUnreadable answers a dispatch of which no record can be made: with a notice of the host, since there is no rollout. It is
+// given once, however often the same dispatch comes.
 func (t *turn) refuseUnreadable(host string, d wire.Dispatch, why string) error {
-	return t.notify(notice{Kind: noticeDispatchRefused, Host: host, Text: fmt.Sprintf("dispatch of generation %d: %s", d.Generation, why)})
+	text := fmt.Sprintf("dispatch of generation %d: %s", d.Generation, why)
+	said, err := t.notifyOnce(text, notice{Kind: noticeDispatchRefused, Host: host, Text: text})
+	if err == nil && !said {
+		return errNothingNew
+	}
+	return err
 }
 
 func generationIn(tx *store.Tx) (uint64, error) {

@@ -17,13 +17,14 @@ func (l *loop) heartbeat(ctx context.Context) (wire.Heartbeat, error) {
 	if err != nil {
 		return wire.Heartbeat{}, fmt.Errorf("read host: %w", err)
 	}
-	live, next, err := l.claims()
-	if err != nil {
-		return wire.Heartbeat{}, fmt.Errorf("read records: %w", err)
-	}
+	// The cursor is read before the records: they may be newer than it says, never older.
 	stats, err := l.queue.Stats()
 	if err != nil {
 		return wire.Heartbeat{}, err
+	}
+	live, next, err := l.claims()
+	if err != nil {
+		return wire.Heartbeat{}, fmt.Errorf("read records: %w", err)
 	}
 	hb := wire.Heartbeat{
 		Host: l.hostname, At: l.opt.Wall().UTC(), AgentVersion: l.opt.Version,
@@ -143,7 +144,7 @@ func (l *loop) adopt(ctx context.Context, snapshots []json.RawMessage) error {
 			if err := t.put(rec); err != nil {
 				return err
 			}
-			if adopted == "" || rec.CreatedAt.After(newest.CreatedAt) || rec.ReceivedAt.After(newest.ReceivedAt) {
+			if adopted == "" || owns(rec) && !owns(newest) || owns(rec) == owns(newest) && rec.ReceivedAt.After(newest.ReceivedAt) {
 				adopted, newest = rec.RolloutID, rec
 			}
 		}

@@ -347,6 +347,9 @@ func TestADispatchThatIsNotTakenIsAnswered(t *testing.T) {
 	}
 	r.links(r.first, r.first, r.first)
 	r.expectSwitches()
+	// A generation that leaves no room for later ones is refused, once, and does not stand in their way.
+	f.send(dispatchOf(1<<63, "beta@absurd", good))
+	f.hears(r, "", slices.Repeat([]string{"DispatchRefused"}, 6)...)
 
 	// A held host takes it, and lets it wait.
 	if _, err := r.client.Hold(ctxOf(r), localapi.HoldRequest{Reason: "audit"}); err != nil {
