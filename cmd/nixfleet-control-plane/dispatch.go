@@ -238,6 +238,8 @@ func codeOfProgress(hosts []string, now map[string]operator.Progress) int {
 		switch p := now[host]; {
 		case !done(p):
 			return exitInProgress
+		case !p.GoneAt.IsZero():
+			code = exitUnsuccessful
 		case p.State == "Converged":
 		case p.State == "Deferred":
 			code = max(code, exitRebootNeeded)
@@ -266,8 +268,10 @@ func paintProgress(out *ink, p operator.Progress) string {
 
 // sayProgress is where a rollout stands, in words.
 func sayProgress(p operator.Progress) string {
-	says := orElse(p.State, "unknown")
+	says := stateOf(p)
 	switch {
+	case !p.GoneAt.IsZero():
+		return plain(says + ", " + saysGone(p.State))
 	case p.ReplacedBy > 0:
 		says += fmt.Sprintf(", replaced by a later dispatch (generation %d)", p.ReplacedBy)
 	case p.Behind:
@@ -287,6 +291,22 @@ func sayProgress(p operator.Progress) string {
 		says += ": " + lastLine(p.Detail)
 	}
 	return plain(says)
+}
+
+// gone is the word for a rollout that has ended on the host in a way that is not known here.
+const gone = "Gone"
+
+// stateOf is the state of a rollout, in one word.
+func stateOf(p operator.Progress) string {
+	if !p.GoneAt.IsZero() {
+		return gone
+	}
+	return orElse(p.State, "unknown")
+}
+
+// saysGone explains it.
+func saysGone(last string) string {
+	return "it was " + last + " when it was last heard of, and how it ended is not known to this control plane"
 }
 
 // lastLine is the last line of an output, which usually says what went wrong.

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -53,6 +54,9 @@ asked for. --json prints one object a line.`,
 }
 
 func showLine(out *ink, l operator.Line) error {
+	if l.Kind == operator.LinePurged {
+		return showPurged(out, l)
+	}
 	at := l.Time
 	if at.IsZero() {
 		at = l.ReceivedAt
@@ -69,6 +73,27 @@ func showLine(out *ink, l operator.Line) error {
 		}
 	}
 	out.printf("\n")
+	return out.err
+}
+
+// showPurged says what is no longer there to be shown.
+func showPurged(out *ink, l operator.Line) error {
+	var gone struct {
+		Before time.Time `json:"before"`
+	}
+	if len(l.Data) > 0 {
+		if err := json.Unmarshal(l.Data, &gone); err != nil {
+			return err
+		}
+	}
+	switch {
+	case l.Host == "":
+		out.printf("%s\n", out.warn("older lines are gone: what is kept is bounded by age and number"))
+	case gone.Before.IsZero():
+		out.printf("%s\n", out.warn(plain(l.Host)+": older lines are gone"))
+	default:
+		out.printf("%s\n", out.warn(plain(l.Host)+": older lines are gone, those of up to "+when(gone.Before)))
+	}
 	return out.err
 }
 

@@ -46,7 +46,7 @@ func listHosts(out *ink, fleet operator.Hosts, now time.Time) error {
 	for _, h := range fleet.Hosts {
 		state, rollout := "-", "-"
 		if h.Rollout != nil {
-			state, rollout = h.Rollout.State, plain(h.Rollout.RolloutID)
+			state, rollout = stateOf(*h.Rollout), plain(h.Rollout.RolloutID)
 		}
 		rows = append(rows, []string{plain(h.Host), ago(h.SeenAt, now), state, rollout, closure(h.Running), strings.Join(notesOf(h), "; ")})
 	}
@@ -57,7 +57,7 @@ func listHosts(out *ink, fleet operator.Hosts, now time.Time) error {
 		switch strings.TrimSpace(cell) {
 		case "Converged":
 			return out.good(cell)
-		case "Deferred":
+		case "Deferred", gone:
 			return out.warn(cell)
 		case "Failed", "Reverted":
 			return out.bad(cell)
@@ -71,7 +71,7 @@ func listHosts(out *ink, fleet operator.Hosts, now time.Time) error {
 func notesOf(h operator.Summary) []string {
 	var notes []string
 	if r := h.Rollout; r != nil {
-		if says, plainly := sayProgress(*r), r.State; says != plainly {
+		if says, plainly := sayProgress(*r), stateOf(*r); says != plainly {
 			notes = append(notes, strings.TrimPrefix(strings.TrimPrefix(says, plainly), ", "))
 		}
 	}

@@ -271,10 +271,69 @@ func TestVerbs(t *testing.T) {
 	want(exitOK, "stable@1", "show", "web-1")
 	want(exitOK, "ActivationDeferred", "events", "--host", "web-1")
 	want(exitOK, `"rolloutId":"stable@1"`, "hosts", "--json")
+	want(exitOK, "no closure is accused", "accused", "list")
+	want(exitError, "hint: --channel says", "accused", "clear", toplevel)
+	want(exitError, "hint: `nixfleet-control-plane accused list`", "accused", "clear", "--channel", "stable", toplevel)
 	want(exitError, "of the role host", "--cert", filepath.Join(p.dir, "web-1.crt"), "--key", filepath.Join(p.dir, "web-1.key"), "hosts")
 
 	s.kill()
 	want(exitUnreachable, "hint: is `nixfleet-control-plane serve` running", "hosts")
+}
+
+// A closure that a host went back from, up to its dispatch to the next host; and a rollout whose end was told to a control plane whose data
+// is lost.
+func TestVerbsOfTrouble(t *testing.T) {
+	p := newPlace(t)
+	s := p.serve()
+	want := func(code int, holds string, args ...string) {
+		t.Helper()
+		got, stdout, stderr := p.ask(s, args...)
+		if got != code || !strings.Contains(stdout+stderr, holds) {
+			t.Errorf("%s: exit %d, want %d with %q\n%s%s", strings.Join(args, " "), got, code, holds, stdout, stderr)
+		}
+	}
+	dispatch := func(ref string, more ...string) []string {
+		return append(append([]string{"dispatch", "--host", "web-1", "--channel", "stable", "--ref", ref}, more...), toplevel)
+	}
+	send := func(path, contentType string, body any) {
+		t.Helper()
+		data, err := json.Marshal(body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := p.host().Post(s.url+path, contentType, bytes.NewReader(data))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := resp.Body.Close(); err != nil || resp.StatusCode != http.StatusOK {
+			t.Fatalf("%s: %s, %v", path, resp.Status, err)
+		}
+	}
+	moment := time.Date(2026, 11, 24, 20, 0, 0, 0, time.UTC)
+	say := func(pos int, ref, kind, fields string) {
+		t.Helper()
+		send(wire.EventsPath, wire.Batch, []wire.Event{{SpecVersion: wire.SpecVersion, ID: wire.EventID("e", uint64(pos)), Source: wire.SourceOf("web-1"), Type: wire.TypeOf(kind),
+			Subject: "stable@" + ref, Time: moment, DataContentType: wire.JSON, Data: json.RawMessage(fmt.Sprintf(`{"kind":%q,%s}`, kind, fields))}})
+	}
+	want(exitOK, "rollout stable@1", dispatch("1", "--detach")...)
+	say(1, "1", "DispatchAck", `"target_closure":"`+toplevel+`","prior":{},"received_at":"2026-11-24T20:00:00Z","seq":1`)
+	say(2, "1", "ActivationFailed", `"exit_code":1,"stderr_tail":"no","reason":"switch-failed","failed_at":"2026-11-24T20:00:00Z","seq":2`)
+	say(3, "1", "RollbackComplete", `"reverted_to_closure":"","completed_at":"2026-11-24T20:00:00Z","seq":3`)
+	want(exitError, "accused clear --channel stable "+toplevel, dispatch("2", "--detach")...)
+	want(exitOK, toplevel, "accused", "list")
+	want(exitOK, `"host":"web-1"`, "accused", "list", "--json")
+	want(exitOK, "may be dispatched on channel stable again", "accused", "clear", "--channel", "stable", toplevel+"/")
+	want(exitOK, "no closure is accused", "accused", "list")
+	want(exitOK, "rollout stable@2", dispatch("2", "--detach")...)
+
+	say(4, "2", "DispatchAck", `"target_closure":"`+toplevel+`","prior":{},"received_at":"2026-11-24T20:00:00Z","seq":1`)
+	want(exitInProgress, "Activating", dispatch("2", "--timeout", "200ms")...)
+	send(wire.HeartbeatPath, wire.JSON, wire.Heartbeat{Host: "web-1", At: moment, Cursor: wire.Cursor{Epoch: "e", Highest: 9, Acked: 9}, Generation: 2})
+	want(exitUnsuccessful, "Gone, it was Activating when it was last heard of", dispatch("2", "--timeout", "30s")...)
+	want(exitOK, "Gone", "hosts")
+	want(exitOK, "how it ended is not known", "hosts")
+	want(exitOK, "Gone", "show", "web-1")
+	want(exitOK, `"goneAt":"2026-11-24T20:00:00Z"`, "show", "--json", "web-1")
 }
 
 func TestServeSaysWhatIsMissing(t *testing.T) {
@@ -282,6 +341,10 @@ func TestServeSaysWhatIsMissing(t *testing.T) {
 	for holds, args := range map[string][]string{
 		"one of --dir and --nats-url": append(p.certs("server-localhost"), "serve"),
 		"belong together":             {"--cert", "x", "serve", "--dir", p.dir},
+		"not a duration from now":     append(p.certs("server-localhost"), "serve", "--dir", filepath.Join(p.dir, "d"), "--keep-age", "-1h"),
+		"--nats-key belong together":  append(p.certs("server-localhost"), "serve", "--nats-url", "nats://127.0.0.1:1", "--nats-cert", "x"),
+		"--nats-key are for":          append(p.certs("server-localhost"), "serve", "--dir", filepath.Join(p.dir, "d"), "--nats-ca", "x"),
+		"connect to NATS":             append(p.certs("server-localhost"), "serve", "--nats-url", "nats://127.0.0.1:1", "--nats-ca", filepath.Join(p.dir, "absent.crt")),
 		"for a cluster":               append(p.certs("server-localhost"), "serve", "--dir", filepath.Join(p.dir, "d"), "--replicas", "3"),
 	} {
 		if code, _, stderr := p.run(args...); code != exitError || !strings.Contains(stderr, holds) {

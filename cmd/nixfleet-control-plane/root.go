@@ -66,7 +66,7 @@ func newRoot() *cobra.Command {
 	flags.StringVar(&g.key, "key", os.Getenv(envKey), "key `file` of that certificate; "+envKey)
 	flags.StringVar(&g.ca, "ca", os.Getenv(envCA), "certificate `file` of the authority; "+envCA)
 	flags.StringVar(&g.color, "color", "auto", "colours: auto, always or never; NO_COLOR is respected")
-	root.AddCommand(serveVerb(g), certsVerb(), dispatchVerb(g), hostsVerb(g), showVerb(g), eventsVerb(g), versionVerb())
+	root.AddCommand(serveVerb(g), certsVerb(), dispatchVerb(g), hostsVerb(g), showVerb(g), eventsVerb(g), accusedVerb(g), versionVerb())
 	return root
 }
 

@@ -69,15 +69,17 @@ func showHost(out *ink, d operator.Detail, now time.Time) error {
 	return out.err
 }
 
-func showRollouts(out *ink, state mirror.State) {
-	if len(state.Rollouts) == 0 {
+func showRollouts(out *ink, mirrored mirror.State) {
+	if len(mirrored.Rollouts) == 0 {
 		return
 	}
 	rows := [][]string{{"ROLLOUT", "STATE", "SINCE", "TARGET", "WHY"}}
-	for i := len(state.Rollouts) - 1; i >= 0; i-- {
-		r := state.Rollouts[i]
-		why := orElse(string(r.Record.RollbackFailureReason), string(r.Record.FailureReason))
+	for i := len(mirrored.Rollouts) - 1; i >= 0; i-- {
+		r := mirrored.Rollouts[i]
+		state, why := string(r.Record.State), orElse(string(r.Record.RollbackFailureReason), string(r.Record.FailureReason))
 		switch {
+		case !r.GoneAt.IsZero():
+			state, why = gone, saysGone(state)
 		case r.Inferred:
 			why = "inferred: the host runs it and has lost its state"
 		case r.ResyncedSeq > 0 && why == "":
@@ -91,7 +93,7 @@ func showRollouts(out *ink, state mirror.State) {
 				why += c.Component
 			}
 		}
-		rows = append(rows, []string{plain(r.Record.RolloutID), string(r.Record.State), when(latest(r)), closure(r.Record.TargetClosure), plain(why)})
+		rows = append(rows, []string{plain(r.Record.RolloutID), state, when(latest(r)), closure(r.Record.TargetClosure), plain(why)})
 	}
 	out.printf("\n")
 	out.table(rows, nil)

@@ -22,8 +22,9 @@ const (
 	settingGeneration = "generation"
 	// maxRolloutID bounds the id of a rollout, in bytes: it is a key of the store and part of every event.
 	maxRolloutID = 200
-	// maxGeneration leaves a control plane that counts up from one room for ever.
-	maxGeneration = 1 << 62
+	// maxGeneration is the largest whole number that every reader of JSON keeps whole. A control plane that counts up from one
+	// never comes to it.
+	maxGeneration = 1<<53 - 1
 	// maxSoak bounds the soak that a dispatch may ask for: more is a mistake in the unit.
 	maxSoak = 90 * 24 * time.Hour
 )

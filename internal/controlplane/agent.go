@@ -66,12 +66,12 @@ func (s *Server) agentEvents(w http.ResponseWriter, c call) error {
 }
 
 // accuse keeps the target of a rollout that a host went back from away from the rest of its channel. A retry, which brings nothing new,
-// does it as well: the first try may have ended before.
+// does it as well: the first try may have ended before. A rollout of no channel has none to be kept from.
 func (s *Server) accuse(ctx context.Context, state mirror.State, batch []wire.Event) error {
 	done := map[string]bool{}
 	for _, ev := range batch {
 		r, ok := state.Rollout(ev.Subject)
-		if !ok || done[ev.Subject] || !r.RolledBack() || r.Record.Generation == 0 {
+		if !ok || done[ev.Subject] || !r.RolledBack() || r.Record.Generation == 0 || r.Record.Channel == "" {
 			continue
 		}
 		done[ev.Subject] = true
@@ -93,6 +93,9 @@ func (s *Server) agentHeartbeat(w http.ResponseWriter, c call) error {
 	if hb.Host != c.name {
 		return &refusal{status: http.StatusForbidden, Problem: wire.Problem{Code: "foreign-heartbeat",
 			Message: fmt.Sprintf("%s sends a heartbeat of %.253s", c.name, hb.Host), Hint: "a host's certificate speaks for that host alone"}}
+	}
+	if hb.Generation > maxGeneration {
+		return badRequest("no dispatch can be above the generation %d", hb.Generation)
 	}
 	ctx, done, err := s.work(c.Context())
 	if err != nil {
@@ -130,6 +133,9 @@ func (s *Server) agentDispatch(w http.ResponseWriter, c call) error {
 	have, err := number(c, "have")
 	if err != nil {
 		return err
+	}
+	if have > maxGeneration {
+		return badRequest("no dispatch can be above the generation %d", have)
 	}
 	if newest, ok := s.targets.Newest(c.name); have > 0 && (!ok || newest.Generation < have) {
 		if err := s.learn(c, have); err != nil {

@@ -7,15 +7,18 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptrace"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/nixfleet/nixfleet-agent/internal/fleetstore"
 	"github.com/nixfleet/nixfleet-agent/internal/operator"
 	"github.com/nixfleet/nixfleet-agent/internal/pki"
 	"github.com/nixfleet/nixfleet-agent/internal/wire"
@@ -170,6 +173,7 @@ func TestBadDispatchesAreRefused(t *testing.T) {
 func TestTargetThatAHostWentBackFromIsKeptFromItsChannel(t *testing.T) {
 	f := newFleet(t)
 	f.issue(pki.Host, "web-1")
+	f.issue(pki.Host, "web-2")
 	cp := f.serve()
 	web, op := cp.host("web-1"), cp.operator()
 	mustDispatch(t, op, request("web-1"))
@@ -186,6 +190,41 @@ func TestTargetThatAHostWentBackFromIsKeptFromItsChannel(t *testing.T) {
 	mustDispatch(t, op, next)
 	next.Force, next.Channel = false, "testing"
 	mustDispatch(t, op, next)
+
+	accused, err := op.Accused(ctxOf(t))
+	if err != nil || len(accused.Accused) != 1 {
+		t.Fatalf("accused %+v, %v", accused, err)
+	}
+	if a := accused.Accused[0]; a.Channel != "stable" || a.Target != toplevel || a.Host != "web-1" || a.RolloutID != "stable@1" || a.Reason != "switch-failed" || !a.At.Equal(moment) {
+		t.Errorf("accusation %+v", a)
+	}
+	for what, c := range map[string]operator.Clear{
+		"another channel": {Channel: "testing", Target: toplevel}, "another target": {Channel: "stable", Target: repaired},
+	} {
+		if err := op.Clear(ctxOf(t), c); !errors.As(err, &problem) || problem.Code != "not-accused" || problem.Hint == "" {
+			t.Errorf("cleared %s: %v", what, err)
+		}
+	}
+	if err := op.Clear(ctxOf(t), operator.Clear{}); !errors.As(err, &problem) || problem.Code != "bad-request" {
+		t.Errorf("cleared nothing: %v", err)
+	}
+	if err := op.Clear(ctxOf(t), operator.Clear{Channel: "stable", Target: toplevel}); err != nil {
+		t.Fatal(err)
+	}
+	next.Channel, next.Ref = "stable", "3"
+	mustDispatch(t, op, next)
+	if accused, err := op.Accused(ctxOf(t)); err != nil || accused.Accused == nil || len(accused.Accused) != 0 {
+		t.Errorf("left: %+v, %v", accused, err)
+	}
+	// The next host that goes back from it accuses it again.
+	db := cp.host("web-2")
+	db.send(acked("web-2", 1, "stable@3", toplevel, 1),
+		event("web-2", 2, "stable@3", "ActivationFailed", map[string]any{"exit_code": 1, "stderr_tail": "no", "reason": "switch-failed", "failed_at": moment, "seq": 2}),
+		event("web-2", 3, "stable@3", "RollbackComplete", map[string]any{"reverted_to_closure": before, "completed_at": moment, "seq": 3}))
+	next.Ref = "4"
+	if _, err := op.Dispatch(ctxOf(t), next); !errors.As(err, &problem) || problem.Code != "quarantined" || !strings.Contains(problem.Message, "web-2") {
+		t.Errorf("dispatched after the next: %v", err)
+	}
 }
 
 func TestWhoMaySpeak(t *testing.T) {
@@ -510,5 +549,164 @@ func TestRestartForgetsNothing(t *testing.T) {
 	detail, err := cp.operator().Show(ctxOf(t), "web-1")
 	if err != nil || detail.Summary.Rollout.State != "Activating" {
 		t.Errorf("detail %+v, %v", detail, err)
+	}
+}
+
+// An old backup comes back: it has the beginning of a rollout whose end the host will not tell again. It is not waited for.
+func TestRolloutWhoseEndIsNotInTheBackup(t *testing.T) {
+	f := newFleet(t)
+	f.issue(pki.Host, "web-1")
+	cp := f.serve()
+	web, op := cp.host("web-1"), cp.operator()
+	mustDispatch(t, op, request("web-1"))
+	web.send(acked("web-1", 1, "stable@1", toplevel, 1))
+	cp.stop()
+	f.server.Close()
+	backup := t.TempDir()
+	if err := os.CopyFS(backup, os.DirFS(f.data)); err != nil {
+		t.Fatal(err)
+	}
+	f.start()
+	cp = f.serve()
+	web = cp.host("web-1")
+	web.send(event("web-1", 2, "stable@1", "ActivationFailed", map[string]any{"exit_code": 1, "stderr_tail": "no", "reason": "switch-failed", "failed_at": moment, "seq": 2}),
+		event("web-1", 3, "stable@1", "RollbackComplete", map[string]any{"reverted_to_closure": before, "completed_at": moment, "seq": 3}))
+	cp.stop()
+	f.server.Close()
+
+	f.data = backup
+	f.start()
+	cp = f.serve()
+	web, op = cp.host("web-1"), cp.operator()
+	progress := func() (p operator.Progress) {
+		t.Helper()
+		seen := errors.New("seen")
+		if err := op.Follow(ctxOf(t), operator.Follow{RolloutID: "stable@1", Hosts: []string{"web-1"}}, func(got operator.Progress) error { p = got; return seen }); !errors.Is(err, seen) {
+			t.Fatal(err)
+		}
+		return p
+	}
+	if p := progress(); p.Settled || p.State != "Activating" {
+		t.Errorf("before the host is heard: %+v", p)
+	}
+	web.beat(wire.Heartbeat{Host: "web-1", At: moment, Facts: wire.Facts{Running: before}, Cursor: wire.Cursor{Epoch: "e1", Highest: 3, Acked: 3}, Generation: 1})
+	if p := progress(); !p.Settled || !p.GoneAt.Equal(moment) || p.State != "Activating" {
+		t.Errorf("after it: %+v", p)
+	}
+	next := request("web-1")
+	next.Ref = "2"
+	if got := mustDispatch(t, op, next); got.Hosts[0].Generation != 2 {
+		t.Errorf("the next dispatch: %+v", got)
+	}
+}
+
+// A rollout of no channel, as another control plane may have asked for, accuses nothing, and its events are taken.
+func TestRolloutOfNoChannelAccusesNothing(t *testing.T) {
+	f := newFleet(t)
+	f.issue(pki.Host, "web-1")
+	cp := f.serve()
+	web := cp.host("web-1")
+	record := fmt.Sprintf(`{"hostname":"web-1","rollout_id":"r7","generation":9,"target_closure":%q,"state":"Failed","policy":"rollback-and-halt","soak_ms":5,
+		"created_at":"2026-11-24T20:00:00Z","failed_at":"2026-11-24T20:00:00Z","failure_reason":"switch-failed","last_event_seq":3}`, toplevel)
+	web.beat(wire.Heartbeat{Host: "web-1", At: moment, Cursor: wire.Cursor{Epoch: "e1", Highest: 3, Acked: 3}, Records: []json.RawMessage{json.RawMessage(record)}, Generation: 9})
+	if a := web.send(event("web-1", 4, "r7", "RollbackComplete", map[string]any{"reverted_to_closure": before, "completed_at": moment, "seq": 4})); a.Results[0].Result != wire.Applied {
+		t.Errorf("answer %+v", a)
+	}
+	if accused, err := cp.operator().Accused(ctxOf(t)); err != nil || len(accused.Accused) != 0 {
+		t.Errorf("accused %+v, %v", accused, err)
+	}
+}
+
+// An instance keeps the log within its bounds by itself, while it answers.
+func TestInstanceTrimsTheLog(t *testing.T) {
+	f := newFleet(t)
+	f.issue(pki.Host, "web-1")
+	f.retention = fleetstore.Retention{Messages: 10}
+	cp := f.serve()
+	web := cp.host("web-1")
+	const events = 60
+	for pos := uint64(1); pos <= events; pos++ {
+		if a := web.send(event("web-1", pos, "", "Note", nil)); a.Results[0].Result != wire.Applied || a.Acked != pos {
+			t.Errorf("event %d: %+v", pos, a)
+		}
+	}
+	ctx := ctxOf(t)
+	for left := events; left > 11; { // ten at most, and the line that says so
+		if left = 0; ctx.Err() != nil {
+			t.Fatal("the log is not trimmed")
+		}
+		if err := cp.operator().Events(ctx, "web-1", 1000, false, func(operator.Line) error { left++; return nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if a := web.send(event("web-1", events, "", "Note", nil), event("web-1", events+1, "", "Note", nil)); a.Results[0].Result != wire.Duplicate || a.Results[1].Result != wire.Applied {
+		t.Errorf("after it: %+v", a)
+	}
+}
+
+// What was purged of the log is said to be gone, and only where what is asked for reaches back to it.
+func TestEventsSayThatOlderLinesAreGone(t *testing.T) {
+	f := newFleet(t)
+	f.issue(pki.Host, "web-1")
+	f.issue(pki.Host, "db-1")
+	cp := f.serve()
+	web, db, op := cp.host("web-1"), cp.host("db-1"), cp.operator()
+	db.send(event("db-1", 1, "", "Note", nil))
+	for pos := uint64(1); pos <= 30; pos++ {
+		web.send(event("web-1", pos, "", "Note", nil))
+	}
+	lines := func(host string, last int) (kinds []string, first operator.Line) {
+		t.Helper()
+		if err := op.Events(ctxOf(t), host, last, false, func(l operator.Line) error {
+			if kinds == nil {
+				first = l
+			}
+			kinds = append(kinds, l.Kind)
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return kinds, first
+	}
+	if kinds, first := lines("", 100); len(kinds) != 31 || first.Kind != "Note" {
+		t.Fatalf("%d lines, the first %+v", len(kinds), first)
+	}
+	nc, err := f.server.Connect()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	store, err := fleetstore.Open(ctxOf(t), nc, 1, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := store.Trim(ctxOf(t), fleetstore.Retention{Messages: 10}, time.Now()); err != nil || n != 21 {
+		t.Fatalf("%d purged, %v", n, err)
+	}
+	for _, c := range []struct {
+		host  string
+		last  int
+		lines int
+		gone  bool
+	}{
+		{"web-1", 5, 5, false},
+		{"web-1", 10, 10, false}, // nine and the checkpoint
+		{"web-1", 11, 11, true},
+		{"web-1", 100, 11, true},
+		{"db-1", 100, 1, false},
+		{"", 11, 11, false}, // the one of db-1 is beyond what was purged
+		{"", 100, 12, true},
+	} {
+		kinds, first := lines(c.host, c.last)
+		if len(kinds) != c.lines || (first.Kind == operator.LinePurged) != c.gone || slices.Contains(kinds[1:], operator.LinePurged) {
+			t.Errorf("%q, the last %d: %d lines %v", c.host, c.last, len(kinds), kinds)
+		}
+		if first.Kind == operator.LinePurged && c.host != "" && (first.Host != c.host || first.Seq != 22 || first.ReceivedAt.IsZero()) {
+			t.Errorf("it says %+v", first)
+		}
+	}
+	// A host whose past is gone is known as before.
+	if a := web.send(event("web-1", 30, "", "Note", nil), event("web-1", 31, "", "Note", nil)); a.Results[0].Result != wire.Duplicate || a.Results[1].Result != wire.Applied {
+		t.Errorf("after it: %+v", a)
 	}
 }

@@ -29,8 +29,16 @@ const (
 	// defaultLines and maxLines bound the lines of the log that are shown without following.
 	defaultLines = 50
 	maxLines     = 10_000
+	// widen is by how much further back it is looked for lines, when there were too few.
+	widen = 4
+	// trimSpread is the part of the time between two trims of the log within which the first one is done after a start, so that the
+	// instances of a cluster, which start together, do not do it at once.
+	trimSpread = 6
 	// maxName bounds channel, ref and specialisation, which people read.
 	maxName = 128
 	// working is how many hosts one request of an operator works on at once.
 	working = 16
+	// maxGeneration bounds the generation that a host claims to have seen, since a dispatch gets one above it. It is the last whole number
+	// up to which every reader of JSON is exact (RFC 8259 section 6).
+	maxGeneration = 1<<53 - 1
 )

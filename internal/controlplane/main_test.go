@@ -34,6 +34,8 @@ type fleet struct {
 	ca     *pki.Authority
 	data   string
 	server *fleetstore.Server
+
+	retention fleetstore.Retention // of the instances that are started
 }
 
 func newFleet(t *testing.T) *fleet {
@@ -105,7 +107,8 @@ func (f *fleet) serve() *instance {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	server := controlplane.New(controlplane.Config{Store: store, Targets: targets, TLS: identity.ServerConfig(), Now: time.Now, Log: log})
+	server := controlplane.New(controlplane.Config{Store: store, Targets: targets, TLS: identity.ServerConfig(), Now: time.Now, Log: log,
+		Retention: f.retention, TrimEvery: 10 * time.Millisecond})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(ctx, listener) }()

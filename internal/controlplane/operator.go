@@ -1,6 +1,7 @@
 package controlplane
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -130,7 +131,51 @@ func (s *Server) mayDispatch(ctx context.Context, req operator.Request) error {
 	}
 	return &refusal{status: http.StatusConflict, Problem: wire.Problem{Code: "quarantined",
 		Message: fmt.Sprintf("%s went back from %s on channel %s (%s, rollout %s)", a.Host, a.Target, a.Channel, a.Reason, a.RolloutID),
-		Hint:    "dispatch a repaired closure, or pass --force"}}
+		Hint:    "dispatch a repaired closure, clear it with `nixfleet-control-plane accused clear --channel " + a.Channel + " " + a.Target + "`, or pass --force"}}
+}
+
+// operatorAccused lists what is dispatched only by force.
+func (s *Server) operatorAccused(w http.ResponseWriter, c call) error {
+	ctx, done, err := s.work(c.Context())
+	if err != nil {
+		return err
+	}
+	defer done()
+	all, err := s.store.Accusations(ctx)
+	if err != nil {
+		return err
+	}
+	out := operator.Accused{Accused: make([]operator.Accusation, 0, len(all))}
+	for _, a := range all {
+		out.Accused = append(out.Accused, operator.Accusation(a))
+	}
+	slices.SortFunc(out.Accused, func(a, b operator.Accusation) int {
+		return cmp.Or(cmp.Compare(a.Channel, b.Channel), a.At.Compare(b.At), cmp.Compare(a.Target, b.Target))
+	})
+	s.answer(w, http.StatusOK, out)
+	return nil
+}
+
+// operatorClear takes an accusation away.
+func (s *Server) operatorClear(w http.ResponseWriter, c call) error {
+	var req operator.Clear
+	if err := read(w, c.Request, wire.JSON, operator.MaxRequest, &req); err != nil {
+		return err
+	}
+	if !isName(req.Channel) || !isStorePath(req.Target) {
+		return badRequest("the channel %.40q or the closure %.200q is none", req.Channel, req.Target)
+	}
+	ctx, done, err := s.work(c.Context())
+	if err != nil {
+		return err
+	}
+	defer done()
+	if err := s.store.Clear(ctx, req.Channel, req.Target); err != nil {
+		return err
+	}
+	s.log.Info("accusation cleared", slog.String("operator", c.name), slog.String("channel", req.Channel), slog.String("target", req.Target))
+	s.answer(w, http.StatusOK, req)
+	return nil
 }
 
 // dispatch asks one host. Its generation is above all that the host may have seen.
@@ -289,6 +334,9 @@ func progressOf(state mirror.State, rollout string) operator.Progress {
 	default:
 		p.Settled = rec.State.Terminal()
 	}
+	if !r.GoneAt.IsZero() {
+		p.GoneAt, p.Settled = r.GoneAt, true
+	}
 	return p
 }
 
@@ -353,22 +401,9 @@ func (s *Server) operatorEvents(w http.ResponseWriter, c call) error {
 	if err != nil {
 		return err
 	}
-	var recent []operator.Line
-	if n > 0 {
-		from := uint64(1)
-		if host == "" && last > n {
-			from = last - n + 1 // a message has one line at least
-		}
-		err = s.store.Range(c.Context(), host, from, last, func(l fleetstore.Logged) error {
-			recent = append(recent, linesOf(l)...)
-			if spare := len(recent) - int(n); spare > 0 { //nolint:gosec // at most maxLines
-				recent = slices.Delete(recent, 0, spare)
-			}
-			return nil
-		})
-		if err != nil {
-			return err
-		}
+	recent, err := s.recent(c.Context(), host, last, n)
+	if err != nil {
+		return err
 	}
 	return s.lines(w, c, func(ctx context.Context, write func(any) error) error {
 		for _, line := range recent {
@@ -390,6 +425,55 @@ func (s *Server) operatorEvents(w http.ResponseWriter, c call) error {
 	})
 }
 
+// recent are the last n lines of the log up to a sequence. Where there are fewer because older ones were purged, the first says so.
+func (s *Server) recent(ctx context.Context, host string, last, n uint64) (lines []operator.Line, err error) {
+	if n == 0 {
+		return nil, nil
+	}
+	// A message has one line at least. Of a host it is not known how far back they are, nor where something was purged between.
+	span := n
+	if host != "" {
+		span = last
+	}
+	for whole := false; !whole; span *= widen {
+		from := last - min(last, span) + 1
+		whole, lines = from == 1, nil
+		if err := s.store.Range(ctx, host, from, last, func(l fleetstore.Logged) error {
+			lines = append(lines, linesOf(l)...)
+			if spare := len(lines) - int(n); spare > 0 { //nolint:gosec // at most maxLines
+				lines = slices.Delete(lines, 0, spare)
+			}
+			return nil
+		}); err != nil {
+			return nil, err
+		}
+		if uint64(len(lines)) == n {
+			return lines, nil
+		}
+	}
+	gone, err := s.gone(ctx, host)
+	if err != nil || gone == nil {
+		return lines, err
+	}
+	return slices.Insert(lines, 0, *gone), nil
+}
+
+// gone says that older lines were purged; nil if none were.
+func (s *Server) gone(ctx context.Context, host string) (*operator.Line, error) {
+	if host == "" {
+		incomplete, err := s.store.Incomplete(ctx)
+		if err != nil || !incomplete {
+			return nil, err
+		}
+		return &operator.Line{Kind: operator.LinePurged}, nil
+	}
+	state, err := s.store.State(ctx, host)
+	if err != nil || state.Purged == nil {
+		return nil, err
+	}
+	return &operator.Line{Seq: state.Purged.Through, Host: host, ReceivedAt: state.Purged.Before, Kind: operator.LinePurged, Data: encoded(state.Purged)}, nil
+}
+
 // linesOf are the lines of an entry.
 func linesOf(l fleetstore.Logged) []operator.Line {
 	e := l.Entry
@@ -403,6 +487,9 @@ func linesOf(l fleetstore.Logged) []operator.Line {
 		return []operator.Line{base}
 	case e.Seen > 0:
 		base.Kind, base.Data = operator.LineGeneration, encoded(map[string]uint64{"generation": e.Seen})
+		return []operator.Line{base}
+	case e.Checkpoint != nil:
+		base.Kind, base.Data = operator.LineCheckpoint, encoded(e.Checkpoint.Purged)
 		return []operator.Line{base}
 	}
 	out := make([]operator.Line, 0, len(e.Batch))

@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/nixfleet/nixfleet-agent/internal/fleetstore"
@@ -28,6 +29,9 @@ type Config struct {
 	TLS     *tls.Config      // must verify client certificates
 	Now     func() time.Time // the clock
 	Log     *slog.Logger
+
+	Retention fleetstore.Retention // of the log of each host
+	TrimEvery time.Duration        // how often it is seen to; 0: never
 }
 
 // Server is one instance of the control plane.
@@ -38,13 +42,16 @@ type Server struct {
 	log     *slog.Logger
 	tls     *tls.Config
 
+	retention fleetstore.Retention
+	trimEvery time.Duration
+
 	slots   chan struct{}
 	stopped chan struct{} // closed when long polls are to end
 }
 
 // New makes a server. It is started by Serve.
 func New(cfg Config) *Server {
-	return &Server{store: cfg.Store, targets: cfg.Targets, now: cfg.Now, log: cfg.Log, tls: cfg.TLS,
+	return &Server{store: cfg.Store, targets: cfg.Targets, now: cfg.Now, log: cfg.Log, tls: cfg.TLS, retention: cfg.Retention, trimEvery: cfg.TrimEvery,
 		slots: make(chan struct{}, maxWorking), stopped: make(chan struct{})}
 }
 
@@ -56,8 +63,14 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 		ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
 		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug), // what strangers do wrong in a handshake
 	}
+	trimming, stopTrimming := context.WithCancel(ctx)
+	var trimmer sync.WaitGroup
+	trimmer.Go(func() { s.trim(trimming) })
+	defer trimmer.Wait()
+	defer stopTrimming()
 	failed := make(chan error, 1)
-	go func() { failed <- server.ServeTLS(listener, "", "") }()
+	most := maxConnections()
+	go func() { failed <- server.ServeTLS(bound(listener, most, s.sayFull(most)), "", "") }()
 	select {
 	case err := <-failed:
 		return fmt.Errorf("serve: %w", err)
@@ -85,6 +98,8 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("POST "+operator.FollowPath, s.as(pki.Operator, s.operatorFollow))
 	mux.HandleFunc("GET "+operator.HostsPath, s.as(pki.Operator, s.operatorHosts))
 	mux.HandleFunc("GET "+operator.HostsPath+"/{host}", s.as(pki.Operator, s.operatorShow))
+	mux.HandleFunc("GET "+operator.AccusedPath, s.as(pki.Operator, s.operatorAccused))
+	mux.HandleFunc("POST "+operator.ClearPath, s.as(pki.Operator, s.operatorClear))
 	mux.HandleFunc("GET "+operator.EventsPath, s.as(pki.Operator, s.operatorEvents))
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
 		s.fail(w, &refusal{status: http.StatusNotFound, Problem: wire.Problem{Code: "not-found", Message: "there is nothing here"}})
@@ -151,6 +166,8 @@ func (s *Server) fail(w http.ResponseWriter, err error) {
 		known = &refusal{status: http.StatusRequestEntityTooLarge, Problem: wire.Problem{Code: "too-large", Message: fmt.Sprintf("more than %d bytes", tooLarge.Limit)}}
 	case errors.Is(err, fleetstore.ErrTooLarge):
 		known = &refusal{status: http.StatusRequestEntityTooLarge, Problem: wire.Problem{Code: "too-large", Message: err.Error()}}
+	case errors.Is(err, fleetstore.ErrNotAccused):
+		known = &refusal{status: http.StatusNotFound, Problem: wire.Problem{Code: "not-accused", Message: err.Error(), Hint: "`nixfleet-control-plane accused list` lists what is accused, with its channel"}}
 	case errors.Is(err, fleetstore.ErrUnknownHost):
 		known = &refusal{status: http.StatusNotFound, Problem: wire.Problem{Code: "unknown-host", Message: err.Error(), Hint: "`nixfleet-control-plane hosts` lists those that are known"}}
 	default:

@@ -1,6 +1,6 @@
 // Package fleetstore keeps a fleet on NATS JetStream: the log of every host, and what is derived from it or asked for.
 //
-//	stream  NIXFLEET_LOG        one subject per host, one message per accepted entry (mirror.Entry); the truth
+//	stream  NIXFLEET_LOG        one subject per host, one message per accepted entry (mirror.Entry); the truth, in full or since a checkpoint
 //	bucket  nixfleet-mirror     host → snapshot of the fold of its log, with the sequence that it stands for; a shortcut
 //	bucket  nixfleet-targets    host → newest wire.Dispatch; its generation is raised by compare-and-swap
 //	bucket  nixfleet-heartbeat  host → last heartbeat; in memory, said anew every minute
@@ -15,6 +15,10 @@
 //
 // A snapshot is written after the entry that it contains, and may be missing or old: what follows it in the log is folded. Without the
 // bucket every state is rebuilt from the log when it is next asked for.
+//
+// The log is bounded by [Store.Trim], per host. What it purges was folded into a checkpoint before: a message of the log with the whole
+// state, which stays, and which is read back before anything goes. So the log alone always gives the state, with or without
+// snapshots, and wherever Trim is cut off; the last message of a host is never purged.
 //
 // Instances keep no state. The targets that a [Targets] holds are a copy that the bucket's watch keeps fresh.
 //

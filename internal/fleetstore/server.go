@@ -2,6 +2,7 @@ package fleetstore
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -55,8 +56,17 @@ func (s *Server) Connect() (*nats.Conn, error) {
 	return nc, nil
 }
 
+// Cluster is how an external cluster is reached. Its files are read again whenever a connection is made.
+type Cluster struct {
+	URL         string // of one server or, with commas, of several
+	Credentials string // file of a user's credentials; empty: none
+	// CA is the file of the authority by which the servers' certificates are verified; Cert and Key are those of a client certificate. With
+	// any of them TLS 1.3 is required. Empty: the authorities that this machine trusts, and no certificate.
+	CA, Cert, Key string
+}
+
 // Dial connects to an external cluster and goes on trying when it is away.
-func Dial(url, credentials string, log *slog.Logger) (*nats.Conn, error) {
+func Dial(c Cluster, log *slog.Logger) (*nats.Conn, error) {
 	opts := []nats.Option{
 		nats.Name("nixfleet-control-plane"), nats.MaxReconnects(-1), nats.ReconnectBufSize(-1),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
@@ -68,10 +78,19 @@ func Dial(url, credentials string, log *slog.Logger) (*nats.Conn, error) {
 			log.Info("connected to NATS again", slog.String("server", nc.ConnectedUrlRedacted()))
 		}),
 	}
-	if credentials != "" {
-		opts = append(opts, nats.UserCredentials(credentials))
+	if c.Credentials != "" {
+		opts = append(opts, nats.UserCredentials(c.Credentials))
 	}
-	nc, err := nats.Connect(url, opts...)
+	if c.CA != "" || c.Cert != "" || c.Key != "" {
+		opts = append(opts, nats.Secure(&tls.Config{MinVersion: tls.VersionTLS13}))
+	}
+	if c.CA != "" {
+		opts = append(opts, nats.RootCAs(c.CA))
+	}
+	if c.Cert != "" || c.Key != "" {
+		opts = append(opts, nats.ClientCert(c.Cert, c.Key))
+	}
+	nc, err := nats.Connect(c.URL, opts...)
 	if err != nil {
 		return nil, fmt.Errorf("connect to NATS: %w", errors.Join(ErrUnavailable, err))
 	}

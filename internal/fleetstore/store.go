@@ -42,8 +42,9 @@ type Store struct {
 
 // snapshot is a value of the mirror bucket.
 type snapshot struct {
-	Seq   uint64       `json:"seq"` // of the last message that is in it
-	State mirror.State `json:"state"`
+	Seq        uint64       `json:"seq"`                  // of the last message that is in it
+	Checkpoint uint64       `json:"checkpoint,omitempty"` // sequence of the newest checkpoint in the log; 0: none is known
+	State      mirror.State `json:"state"`
 }
 
 // Open finds or makes stream and buckets, with the number of replicas given for what is made. It takes the connection over.
@@ -53,10 +54,13 @@ func Open(ctx context.Context, nc *nats.Conn, replicas int, log *slog.Logger) (*
 		return nil, fmt.Errorf("open fleet store: %w", err)
 	}
 	s := &Store{nc: nc, js: js, log: log}
-	s.stream, err = js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
-		Name: logStream, Description: "nixfleet: what every host reported and was asked for", Subjects: []string{logSubjects + "*"},
-		Storage: jetstream.FileStorage, Replicas: replicas,
-		DenyDelete: true, // the truth is not edited
+	err = patiently(ctx, func(ctx context.Context) (err error) {
+		s.stream, err = js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+			Name: logStream, Description: "nixfleet: what every host reported and was asked for", Subjects: []string{logSubjects + "*"},
+			Storage: jetstream.FileStorage, Replicas: replicas,
+			DenyDelete: true, // the truth is not edited
+		})
+		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open log: %w", err)
@@ -72,13 +76,34 @@ func Open(ctx context.Context, nc *nats.Conn, replicas int, log *slog.Logger) (*
 		{&s.heartbeats, heartbeatBucket, "nixfleet: last heartbeat, per host", jetstream.MemoryStorage},
 		{&s.accused, accusedBucket, "nixfleet: closures that a host went back from, per channel", jetstream.FileStorage},
 	} {
-		*b.kv, err = js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
-			Bucket: b.name, Description: b.about, History: 1, Storage: b.storage, Replicas: replicas})
+		err = patiently(ctx, func(ctx context.Context) (err error) {
+			*b.kv, err = js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
+				Bucket: b.name, Description: b.about, History: 1, Storage: b.storage, Replicas: replicas})
+			return err
+		})
 		if err != nil {
 			return nil, fmt.Errorf("open bucket %s: %w", b.name, err)
 		}
 	}
 	return s, nil
+}
+
+// patiently makes a call that may be made twice until there is an answer. A cluster that was just started, or that elects, drops
+// some of them.
+func patiently(ctx context.Context, call func(context.Context) error) error {
+	for try := 1; ; try++ {
+		bounded, cancel := context.WithTimeout(ctx, min(callTimeout, firstTry<<min(try-1, 10)))
+		err := call(bounded)
+		cancel()
+		var api *jetstream.APIError
+		elects := errors.As(err, &api) && api.ErrorCode == notAvailable
+		if !elects && !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, nats.ErrTimeout) {
+			return err
+		}
+		if pause(ctx, try) != nil {
+			return errors.Join(ErrUnavailable, err)
+		}
+	}
 }
 
 // Close ends the connection.
@@ -95,17 +120,22 @@ type head struct {
 	state mirror.State
 	seq   uint64 // of the last message; 0: the log is empty
 	rev   uint64 // of the snapshot that is there; 0: there is none
+
+	checkpoint uint64 // sequence of the newest checkpoint in the log; 0: none is known
 }
 
 func (s *Store) read(ctx context.Context, host string, trust bool) (head, error) {
 	h := head{state: mirror.State{Host: host}}
 	snap := s.snapshot(ctx, host, &h.rev)
 	if snap != nil && trust {
-		h.state, h.seq = snap.State, snap.Seq
+		h.state, h.seq, h.checkpoint = snap.State, snap.Seq, snap.Checkpoint
 	}
 	err := s.Range(ctx, host, h.seq+1, math.MaxUint64, func(l Logged) error {
 		h.state, _, _ = mirror.Apply(h.state, l.Entry)
 		h.seq = l.Seq
+		if l.Entry.Checkpoint != nil {
+			h.checkpoint = l.Seq
+		}
 		return nil
 	})
 	return h, err
@@ -158,7 +188,10 @@ func (s *Store) Change(ctx context.Context, host string, propose func(mirror.Sta
 		seq, err := s.append(ctx, host, entry, h.seq)
 		switch {
 		case err == nil:
-			s.keep(ctx, host, snapshot{Seq: seq, State: next}, h.rev)
+			if entry.Checkpoint != nil {
+				h.checkpoint = seq
+			}
+			s.keep(ctx, host, snapshot{Seq: seq, Checkpoint: h.checkpoint, State: next}, h.rev)
 			return next, results, nil
 		case isConflict(err):
 			conflicts++
@@ -379,6 +412,47 @@ func (s *Store) Accused(ctx context.Context, channel, target string) (*Accusatio
 		return nil, fmt.Errorf("read accusation: %w", err)
 	}
 	return &a, nil
+}
+
+// Accusations are all of them, in no order.
+func (s *Store) Accusations(ctx context.Context) (all []Accusation, err error) {
+	watch, err := s.accused.WatchAll(ctx, jetstream.IgnoreDeletes())
+	if err != nil {
+		return nil, unavailable("list accusations", err)
+	}
+	defer func() { err = errors.Join(err, watch.Stop()) }()
+	for {
+		select {
+		case entry := <-watch.Updates():
+			if entry == nil { // all that there was is read
+				return all, nil
+			}
+			var a Accusation
+			if err := json.Unmarshal(entry.Value(), &a); err != nil {
+				return nil, fmt.Errorf("read accusation: %w", err)
+			}
+			all = append(all, a)
+		case <-ctx.Done():
+			return nil, unavailable("list accusations", ctx.Err())
+		}
+	}
+}
+
+// Clear takes the accusation of a target on a channel away. The next host that goes back from it accuses it anew.
+func (s *Store) Clear(ctx context.Context, channel, target string) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	entry, err := s.accused.Get(ctx, accusedKey(channel, target))
+	switch {
+	case errors.Is(err, jetstream.ErrKeyNotFound):
+		return fmt.Errorf("clear %s on channel %s: %w", target, channel, ErrNotAccused)
+	case err != nil:
+		return unavailable("clear accusation", err)
+	}
+	if err := s.accused.Purge(ctx, entry.Key(), jetstream.LastRevision(entry.Revision())); err != nil {
+		return unavailable("clear accusation", err)
+	}
+	return nil
 }
 
 func accusedKey(channel, target string) string { return keyOf(channel) + "." + keyOf(target) }

@@ -203,6 +203,9 @@ var law = map[string]room{
 		internal: reasons{
 			"internal/simhost": "the scripts and closures that it puts onto the host",
 		},
+		external: reasons{
+			unix: "the namespace of its network",
+		},
 	},
 	"cmd/nixfleet-agent": {
 		purpose: "one file per verb; parses, calls, prints",
@@ -261,6 +264,21 @@ var law = map[string]room{
 		},
 		external: reasons{
 			bbolt: "counts the commits of a transition",
+		},
+	},
+	"bench/fleet": {
+		purpose: "make bench-fleet: a simulated fleet against the real control plane",
+		internal: reasons{
+			"internal/control":  "the real client drains the queue",
+			"internal/fsm":      "what hosts report, and the record that a heartbeat carries",
+			"internal/mirror":   "what has arrived is read from the mirror of the host",
+			"internal/operator": "dispatches, and what became of them",
+			"internal/outbox":   "the real sender drains the queue",
+			"internal/pki":      "certificates of server and operator",
+			"internal/wire":     "the shapes that the agents speak",
+		},
+		external: reasons{
+			bbolt: "the file of the queue",
 		},
 	},
 	"e2e": {

@@ -3,6 +3,8 @@ package mirror
 import (
 	"errors"
 	"fmt"
+	"hash/fnv"
+	"slices"
 	"strings"
 
 	"github.com/nixfleet/nixfleet-agent/internal/fsm"
@@ -14,6 +16,10 @@ import (
 func Apply(s State, e Entry) (next State, results []wire.Result, news bool) {
 	next = s.clone()
 	switch {
+	case e.Checkpoint != nil:
+		next = e.Checkpoint.clone()
+		next.Host = s.Host
+		news = true
 	case e.Dispatch != nil:
 		news = next.dispatch(*e.Dispatch, e)
 	case e.Heartbeat != nil:
@@ -68,12 +74,45 @@ func (s *State) event(ev wire.Event) (r wire.Result, taken bool) {
 		return wire.Result{Result: wire.Refused, Reason: err.Error()}, false // Admit lets none of these into a log
 	}
 	at := s.epoch(epoch)
+	mark := markOf(ev, pos)
 	if pos <= s.Epochs[at].Pos {
-		return wire.Result{Pos: pos, Result: wire.Duplicate}, false
+		return s.again(ev, at, mark)
 	}
 	s.Epochs[at].Pos, s.Epochs[at].At = pos, ev.Time.UTC()
+	s.Epochs[at].Marks = bounded(append(s.Epochs[at].Marks, mark), maxMarks)
 	return s.judge(ev, epoch, pos), true
 }
+
+// again takes an event whose position was taken before. It is the same event again or, as far as it can still be told, another one: then
+// the host gives out positions anew, because its store is an older copy.
+func (s *State) again(ev wire.Event, at int, mark Mark) (r wire.Result, taken bool) {
+	e := &s.Epochs[at]
+	r = wire.Result{Pos: mark.Pos, Result: wire.Duplicate}
+	if len(e.Marks) == 0 || mark.Pos < e.Marks[0].Pos || slices.Contains(e.Marks, mark) {
+		return r, false
+	}
+	r.Result, r.Reason = wire.Refused, "nothing was stored at this position; is the host's store an older copy?"
+	if slices.ContainsFunc(e.Marks, func(m Mark) bool { return m.Pos == mark.Pos }) {
+		r.Reason = "another event is stored at this position; is the host's store an older copy?"
+	}
+	if slices.Contains(e.Odd, mark) {
+		return r, false
+	}
+	e.Odd = bounded(append(e.Odd, mark), maxMarks)
+	kind, _ := wire.KindOf(ev.Type)
+	s.refuse(Refusal{Epoch: e.Epoch, Pos: mark.Pos, Kind: kind, RolloutID: ev.Subject, At: ev.Time.UTC(), Reason: r.Reason})
+	return r, true
+}
+
+// markOf is by what the event at a position is told from another one.
+func markOf(ev wire.Event, pos uint64) Mark {
+	sum := fnv.New32a()
+	_, _ = fmt.Fprintf(sum, "%q %q %d", ev.Type, ev.Subject, ev.Time.UnixNano()) // a hash takes all that is written
+	return Mark{Pos: pos, Sum: sum.Sum32()}
+}
+
+// refuse keeps a refusal, to be shown.
+func (s *State) refuse(r Refusal) { s.Refusals = bounded(append(s.Refusals, r), maxRefusals) }
 
 // judge finds what becomes of an event that is new.
 func (s *State) judge(ev wire.Event, epoch string, pos uint64) wire.Result {
@@ -97,7 +136,10 @@ func (s *State) judge(ev wire.Event, epoch string, pos uint64) wire.Result {
 	}
 	if err != nil {
 		reason := clipped(err.Error(), maxReason)
-		s.Refusals = bounded(append(s.Refusals, Refusal{Epoch: epoch, Pos: pos, Kind: kind, RolloutID: ev.Subject, At: ev.Time.UTC(), Reason: reason}), maxRefusals)
+		s.refuse(Refusal{Epoch: epoch, Pos: pos, Kind: kind, RolloutID: ev.Subject, At: ev.Time.UTC(), Reason: reason})
+		if i := s.find(ev.Subject); i >= 0 {
+			s.Rollouts[i].Missed = true
+		}
 		return wire.Result{Pos: pos, Result: wire.Refused, Reason: reason}
 	}
 	return wire.Result{Pos: pos, Result: wire.Applied}

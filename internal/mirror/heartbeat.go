@@ -27,14 +27,20 @@ func (s *State) heartbeat(hb wire.Heartbeat) (news bool) {
 	acked := min(hb.Cursor.Acked, hb.Cursor.Highest)
 	missed := acked > s.Epochs[at].Pos
 	if missed {
-		s.Epochs[at].Pos, s.Epochs[at].At, news = acked, time.Time{}, true
+		s.Epochs[at] = Epoch{Epoch: hb.Cursor.Epoch, Pos: acked}
+		for i := range s.Rollouts {
+			s.Rollouts[i].Missed = s.Rollouts[i].Missed || s.Rollouts[i].Epoch == hb.Cursor.Epoch
+		}
+		news = true
 	}
 	arrived := s.Epochs[at].Pos >= hb.Cursor.Highest
+	late := s.Epochs[at].Pos > hb.Cursor.Highest // events that the host had not yet stored when it said this have arrived
 
-	carried := map[string]bool{}
+	carried, unread := map[string]bool{}, false
 	for _, raw := range hb.Records {
 		rec, err := fsm.DecodeRecord(raw)
 		if err != nil || len(rec.RolloutID) > maxRolloutID {
+			unread = true
 			continue
 		}
 		carried[rec.RolloutID] = true
@@ -42,7 +48,34 @@ func (s *State) heartbeat(hb wire.Heartbeat) (news bool) {
 			news = true
 		}
 	}
-	return s.infer(hb, carried, arrived) || news
+	if late || unread { // it does not tell what the host does not carry
+		return news
+	}
+	news = s.infer(hb, carried, arrived) || news
+	return s.miss(hb, carried, arrived) || news
+}
+
+// miss notes which rollouts are over on the host although no event has told so, and takes the note away from those that the host does
+// carry. Their events were acknowledged to a control plane whose data is lost, or were refused: there is nothing to wait for. How such
+// a rollout ended is not known, and is not made up.
+//
+// That a rollout is not carried is not enough: a host reads its records after its cursor, so that an event may be on its way that
+// the cursor does not count. A host with a new epoch may yet adopt the record from the reply to this heartbeat, unless another
+// rollout has a claim on it.
+func (s *State) miss(hb wire.Heartbeat, carried map[string]bool, arrived bool) (news bool) {
+	for i, r := range s.Rollouts {
+		gone := arrived && !carried[r.Record.RolloutID] && !AtRest(r.Record.State) && r.Epoch != "" && !r.Inferred &&
+			(r.Epoch == hb.Cursor.Epoch && r.Missed || r.Epoch != hb.Cursor.Epoch && len(carried) > 0)
+		switch {
+		case gone && r.GoneAt.IsZero() && !hb.At.IsZero():
+			s.Rollouts[i].GoneAt = hb.At.UTC() // in its place: it is not the last to change
+			news = true
+		case carried[r.Record.RolloutID] && (r.Missed || !r.GoneAt.IsZero()):
+			s.Rollouts[i].Missed, s.Rollouts[i].GoneAt = false, time.Time{}
+			news = true
+		}
+	}
+	return news
 }
 
 // see notes a generation that the host has taken note of, if this log has not given it out.

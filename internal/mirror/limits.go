@@ -9,6 +9,9 @@ const (
 	// maxRefusals and maxNotices bound what is kept to be shown; the log keeps all of them.
 	maxRefusals = 50
 	maxNotices  = 20
+	// maxMarks bounds by how many of an epoch's last events another event at the same position is told. A host learns in the answer to
+	// its first heartbeat that its store is an older copy, before it sends: this is for what slips through.
+	maxMarks = 64
 	// maxReason bounds a refusal's reason, which may quote what was refused, in bytes.
 	maxReason = 1 << 10
 	// maxRecord bounds a record, encoded, in bytes. The tail of an output and some hundred probes stay well below it.

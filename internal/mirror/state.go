@@ -21,6 +21,14 @@ type State struct {
 	Dispatched uint64 `json:"dispatched,omitempty"` // generation of the newest dispatch
 	Answered   uint64 `json:"answered,omitempty"`   // generation of the newest dispatch that the host has answered
 	Seen       uint64 `json:"seen,omitempty"`       // highest generation that the host knew and this log, at that time, did not
+
+	Purged *Purged `json:"purged,omitempty"` // what is no longer in this log; nil: it is whole
+}
+
+// Purged says what was purged of a log, at a checkpoint. The purge itself follows the checkpoint, if nothing came between.
+type Purged struct {
+	Through uint64    `json:"through"` // sequence of the last message that was purged
+	Before  time.Time `json:"before"`  // what was received up to then is gone
 }
 
 // Epoch is how far the events of one epoch have been taken.
@@ -29,6 +37,16 @@ type Epoch struct {
 	Pos   uint64 `json:"pos"` // everything up to here is stored, or was before this log was lost
 	// At is the time of the event at Pos, by which a host tells that its store is an older copy. Zero: this log does not have it.
 	At time.Time `json:"at,omitzero"`
+	// Marks are of the last events that were taken, oldest first, without a gap among what was stored; Odd of other events at
+	// their positions, so that each of these is stored once.
+	Marks []Mark `json:"marks,omitempty"`
+	Odd   []Mark `json:"odd,omitempty"`
+}
+
+// Mark tells an event from another one at the same position.
+type Mark struct {
+	Pos uint64 `json:"p"`
+	Sum uint32 `json:"s"` // of type, subject and time
 }
 
 // Rollout is a record in its mirror half, with where it comes from.
@@ -37,6 +55,11 @@ type Rollout struct {
 	Epoch       string // of the last event or heartbeat that changed it; empty: only the dispatch did
 	ResyncedSeq uint64 // the record was taken from a heartbeat as of this number; 0: never
 	Inferred    bool   // the last change was concluded from a heartbeat's facts, of a host that had lost its state
+	// Missed: events of it may be lost, since a heartbeat moved the cursor or the rules refused one, and none came after that.
+	Missed bool
+	// GoneAt is when a heartbeat showed that the rollout is over on the host, and no event had told how it ended nor will one: the
+	// record is as it was when it was last heard of. Zero: there is no such doubt.
+	GoneAt time.Time
 }
 
 // Refusal is an event that the rules refused.
@@ -64,6 +87,8 @@ type rolloutJSON struct {
 	Epoch       string          `json:"epoch,omitempty"`
 	ResyncedSeq uint64          `json:"resyncedSeq,omitempty"`
 	Inferred    bool            `json:"inferred,omitempty"`
+	Missed      bool            `json:"missed,omitempty"`
+	GoneAt      time.Time       `json:"goneAt,omitzero"`
 }
 
 // MarshalJSON writes the record as package fsm does, the fields of a newer agent among them.
@@ -72,7 +97,7 @@ func (r Rollout) MarshalJSON() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return json.Marshal(rolloutJSON{Record: record, Epoch: r.Epoch, ResyncedSeq: r.ResyncedSeq, Inferred: r.Inferred})
+	return json.Marshal(rolloutJSON{Record: record, Epoch: r.Epoch, ResyncedSeq: r.ResyncedSeq, Inferred: r.Inferred, Missed: r.Missed, GoneAt: r.GoneAt})
 }
 
 // UnmarshalJSON is the way back of MarshalJSON.
@@ -85,7 +110,7 @@ func (r *Rollout) UnmarshalJSON(data []byte) error {
 	if err != nil {
 		return err
 	}
-	*r = Rollout{Record: record, Epoch: raw.Epoch, ResyncedSeq: raw.ResyncedSeq, Inferred: raw.Inferred}
+	*r = Rollout{Record: record, Epoch: raw.Epoch, ResyncedSeq: raw.ResyncedSeq, Inferred: raw.Inferred, Missed: raw.Missed, GoneAt: raw.GoneAt}
 	return nil
 }
 
@@ -134,6 +159,9 @@ func (s State) find(id string) int {
 // clone shares nothing with s that is written to: a record is only ever replaced whole.
 func (s State) clone() State {
 	s.Epochs = slices.Clone(s.Epochs)
+	for i := range s.Epochs {
+		s.Epochs[i].Marks, s.Epochs[i].Odd = slices.Clone(s.Epochs[i].Marks), slices.Clone(s.Epochs[i].Odd)
+	}
 	s.Rollouts = slices.Clone(s.Rollouts)
 	s.Refusals = slices.Clone(s.Refusals)
 	s.Notices = slices.Clone(s.Notices)
@@ -158,7 +186,7 @@ func (s *State) put(r Rollout) {
 	if len(s.Rollouts) <= maxRollouts {
 		return
 	}
-	oldest := max(0, slices.IndexFunc(s.Rollouts[:maxRollouts], func(r Rollout) bool { return AtRest(r.Record.State) }))
+	oldest := max(0, slices.IndexFunc(s.Rollouts[:maxRollouts], func(r Rollout) bool { return AtRest(r.Record.State) || !r.GoneAt.IsZero() }))
 	s.Rollouts = slices.Delete(s.Rollouts, oldest, oldest+1)
 }
 

@@ -5,6 +5,8 @@
 //	POST /v1/operator/follow            a Follow; 200 with lines of Progress, one whenever a host's changes
 //	GET  /v1/operator/hosts             200 with Hosts
 //	GET  /v1/operator/hosts/{host}      200 with a Detail
+//	GET  /v1/operator/accused           200 with Accused
+//	POST /v1/operator/accused/clear     a Clear; 200 with the Clear
 //	GET  /v1/operator/events            200 with lines of Line; ?host=, last=N, follow=1
 //
 // Who asks is told by the client certificate, which must be an operator's. What is no success is a wire.Problem.
@@ -23,6 +25,8 @@ const (
 	FollowPath   = "/v1/operator/follow"
 	HostsPath    = "/v1/operator/hosts"
 	EventsPath   = "/v1/operator/events"
+	AccusedPath  = "/v1/operator/accused"
+	ClearPath    = "/v1/operator/accused/clear"
 )
 
 const (
@@ -78,12 +82,15 @@ type Progress struct {
 	State      string    `json:"state,omitempty"` // of package fsm; empty: nothing is known of it
 	At         time.Time `json:"at,omitzero"`     // when the last entry of the host's log was received
 	// Settled: it goes on by itself no further, as far as is known: it has converged, failed, waits for a reboot, or was replaced.
-	Settled    bool     `json:"settled"`
-	ReplacedBy uint64   `json:"replacedBy,omitempty"` // generation of the dispatch that replaced it before the host answered
-	Inferred   bool     `json:"inferred,omitempty"`   // concluded from a heartbeat
-	Reason     string   `json:"reason,omitempty"`
-	Detail     string   `json:"detail,omitempty"`
-	Waiting    []string `json:"waiting,omitempty"` // critical components for which it waits
+	Settled    bool   `json:"settled"`
+	ReplacedBy uint64 `json:"replacedBy,omitempty"` // generation of the dispatch that replaced it before the host answered
+	Inferred   bool   `json:"inferred,omitempty"`   // concluded from a heartbeat
+	// GoneAt: since then the host is known not to have it any more. It has ended, how is not known here, and State is the last that
+	// was heard.
+	GoneAt  time.Time `json:"goneAt,omitzero"`
+	Reason  string    `json:"reason,omitempty"`
+	Detail  string    `json:"detail,omitempty"`
+	Waiting []string  `json:"waiting,omitempty"` // critical components for which it waits
 	// Behind: the host has seen a later generation than this control plane has given out, so that it does not take the dispatch.
 	Behind bool `json:"behind,omitempty"`
 }
@@ -114,6 +121,27 @@ type Detail struct {
 	Mirror    json.RawMessage `json:"mirror"`             // as package mirror encodes it
 }
 
+// Accused are the targets that are dispatched on their channel only by force, since a host went back from them.
+type Accused struct {
+	Accused []Accusation `json:"accused"`
+}
+
+// Accusation is what speaks against a target on a channel: the first host that went back from it.
+type Accusation struct {
+	Channel   string    `json:"channel"`
+	Target    string    `json:"target"`
+	Host      string    `json:"host"`
+	RolloutID string    `json:"rolloutId"`
+	Reason    string    `json:"reason"`
+	At        time.Time `json:"at"`
+}
+
+// Clear takes an accusation away. What a host has quarantined itself it keeps away from until that is cleared there.
+type Clear struct {
+	Channel string `json:"channel"`
+	Target  string `json:"target"`
+}
+
 // Line is one line of the log of the fleet.
 type Line struct {
 	Seq        uint64          `json:"seq"` // of its message in the log
@@ -133,4 +161,10 @@ const (
 	LineDispatched = "Dispatched"     // an operator asks the host for something
 	LineResynced   = "Resynced"       // a heartbeat told what no event had told
 	LineGeneration = "GenerationSeen" // the host has seen a generation that is not known here
+	// LineCheckpoint: what is known of the host was written down whole, so that older lines of it may be purged. Data says which:
+	// {"through": sequence, "before": time}.
+	LineCheckpoint = "Checkpoint"
+	// LinePurged is the first line where what was asked for reaches back to lines that were purged. Of one host it has the same Data, of
+	// the fleet neither Seq nor Host nor Data.
+	LinePurged = "Purged"
 )

@@ -17,8 +17,12 @@ import (
 	"github.com/nixfleet/nixfleet-agent/internal/wire"
 )
 
-// maxReply bounds an answer that is read whole, in bytes: ten thousand summaries.
-const maxReply = 64 << 20
+const (
+	// maxReply bounds an answer that is read whole, in bytes: ten thousand summaries.
+	maxReply = 64 << 20
+	// maxLine bounds one value of an answer that is read line by line, in bytes. An event is smaller than wire.MaxBatch.
+	maxLine = 4 << 20
+)
 
 // ErrUnreachable says that no control plane answered.
 var ErrUnreachable = errors.New("no control plane answers")
@@ -62,6 +66,18 @@ func (c *Client) Show(ctx context.Context, host string) (Detail, error) {
 	return detail, c.whole(ctx, http.MethodGet, HostsPath+"/"+url.PathEscape(host), nil, &detail)
 }
 
+// Accused lists what is dispatched only by force.
+func (c *Client) Accused(ctx context.Context) (Accused, error) {
+	var accused Accused
+	return accused, c.whole(ctx, http.MethodGet, AccusedPath, nil, &accused)
+}
+
+// Clear takes an accusation away.
+func (c *Client) Clear(ctx context.Context, what Clear) error {
+	var done Clear
+	return c.whole(ctx, http.MethodPost, ClearPath, what, &done)
+}
+
 // Follow hands every change of a rollout's progress to visit, beginning with how it stands, until ctx ends or visit returns an error.
 func (c *Client) Follow(ctx context.Context, f Follow, visit func(Progress) error) error {
 	return endless(lines(ctx, c, http.MethodPost, FollowPath, f, visit))
@@ -96,9 +112,12 @@ func (c *Client) whole(ctx context.Context, method, path string, body, into any)
 	if err != nil {
 		return err
 	}
-	data, err := io.ReadAll(io.LimitReader(resp.Body, maxReply))
-	if err = errors.Join(err, resp.Body.Close()); err != nil {
+	data, err := io.ReadAll(io.LimitReader(resp.Body, maxReply+1))
+	switch err = errors.Join(err, resp.Body.Close()); {
+	case err != nil:
 		return fmt.Errorf("%w: %w", ErrUnreachable, err)
+	case len(data) > maxReply:
+		return fmt.Errorf("read answer of the control plane: more than %d bytes", maxReply)
 	}
 	if err := json.Unmarshal(data, into); err != nil {
 		return fmt.Errorf("read answer of the control plane: %w", err)
@@ -117,10 +136,14 @@ func lines[T any](ctx context.Context, c *Client, method, path string, body any,
 			err = closing
 		}
 	}()
-	decoder := json.NewDecoder(resp.Body)
+	limited := &io.LimitedReader{R: resp.Body}
+	decoder := json.NewDecoder(limited)
 	for {
+		limited.N = maxLine
 		var v T
 		switch err := decoder.Decode(&v); {
+		case err != nil && limited.N == 0 && ctx.Err() == nil:
+			return fmt.Errorf("read answer of the control plane: a line of more than %d bytes", maxLine)
 		case errors.Is(err, io.EOF) || ctx.Err() != nil:
 			return ctx.Err()
 		case err != nil:

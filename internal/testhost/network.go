@@ -3,14 +3,18 @@ package testhost
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -72,6 +76,59 @@ func (n *Network) Address() string { return subnet + "1" }
 // Command is a program of this machine that runs on the network's own side.
 func (n *Network) Command(ctx context.Context, program string, args ...string) *exec.Cmd {
 	return exec.CommandContext(ctx, "ip", append([]string{"netns", "exec", n.name, program}, args...)...)
+}
+
+// Listen listens, in this process, on an address of the network's own side.
+func (n *Network) Listen(address string) net.Listener {
+	n.tb.Helper()
+	var listener net.Listener
+	if err := n.within(func() (err error) {
+		var config net.ListenConfig
+		listener, err = config.Listen(context.Background(), "tcp", address)
+		return err
+	}); err != nil {
+		n.tb.Fatalf("listen on the network: %v", err)
+	}
+	return listener
+}
+
+// Dial connects, from this process, to an address of the network.
+func (n *Network) Dial(ctx context.Context, address string) (conn net.Conn, err error) {
+	err = n.within(func() (err error) {
+		var dialer net.Dialer
+		conn, err = dialer.DialContext(ctx, "tcp", address)
+		return err
+	})
+	return conn, err
+}
+
+// within runs do on a thread that is in the network's namespace. A socket stays in the namespace in which it was made. The thread goes
+// back afterwards: if it ended instead, what it has started with Pdeathsig would end with it.
+func (n *Network) within(do func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		home, err := os.Open("/proc/thread-self/ns/net")
+		if err != nil {
+			done <- err
+			return
+		}
+		defer home.Close()
+		there, err := os.Open(filepath.Join(namespaces, n.name))
+		if err != nil {
+			done <- err
+			return
+		}
+		defer there.Close()
+		if err = unix.Setns(int(there.Fd()), unix.CLONE_NEWNET); err == nil {
+			err = do()
+		}
+		if unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil { // otherwise the thread is of no more use, and goes
+			runtime.UnlockOSThread()
+		}
+		done <- err
+	}()
+	return <-done
 }
 
 func (n *Network) ip(args ...string) {
