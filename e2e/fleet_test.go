@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -37,6 +38,7 @@ type fleet struct {
 	network *testhost.Network
 	dir     string
 	program string
+	port    string // at which operators ask
 	serving *exec.Cmd
 	log     *os.File
 	members map[string]*host
@@ -45,16 +47,32 @@ type fleet struct {
 // newFleet makes a fleet as an operator does: certificates first, then the server, then the hosts.
 func newFleet(t *testing.T, hosts ...string) *fleet {
 	t.Helper()
-	// As many machines as the fleet has, taken at once: two fleets must not wait for each other.
+	f := foundFleet(t, len(hosts))
+	f.serve()
+	for _, name := range hosts {
+		f.join(name)
+	}
+	return f
+}
+
+// taking is held by the fleet that is taking its machines.
+var taking sync.Mutex
+
+// foundFleet makes a fleet that has its certificates, and neither a server nor hosts yet.
+func foundFleet(t *testing.T, hosts int) *fleet {
+	t.Helper()
+	// As many machines as the fleet has, taken by one fleet at a time: two fleets must not wait for each other.
+	taking.Lock()
 	for range hosts {
 		machines <- struct{}{}
 	}
+	taking.Unlock()
 	t.Cleanup(func() {
 		for range hosts {
 			<-machines
 		}
 	})
-	f := &fleet{t: t, network: testhost.NewNetwork(t), dir: t.TempDir(), members: map[string]*host{}}
+	f := &fleet{t: t, network: testhost.NewNetwork(t), dir: t.TempDir(), port: planePort, members: map[string]*host{}}
 	f.program = filepath.Join(f.dir, "nixfleet-control-plane")
 	build := exec.Command("go", "build", "-buildvcs=false", "-o", f.program, "../cmd/nixfleet-control-plane")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -75,10 +93,6 @@ func newFleet(t *testing.T, hosts ...string) *fleet {
 	f.operator("certs", "init")
 	f.operator("certs", "server", planeName, "--name", f.network.Address())
 	f.operator("certs", "operator", "me")
-	f.serve()
-	for _, name := range hosts {
-		f.join(name)
-	}
 	return f
 }
 
@@ -100,7 +114,7 @@ func (f *fleet) verb(args ...string) (stdout, stderr string, code int) {
 		args = append(args, "--dir", f.dir+"/pki")
 	}
 	cmd := f.network.Command(ctx, f.program, args...)
-	cmd.Env = append(os.Environ(), "NIXFLEET_URL=https://"+f.network.Address()+":"+planePort, "NIXFLEET_CA="+f.file("ca.crt"),
+	cmd.Env = append(os.Environ(), "NIXFLEET_URL=https://"+f.at(f.port), "NIXFLEET_CA="+f.file("ca.crt"),
 		"NIXFLEET_CERT="+f.file("operator-me.crt"), "NIXFLEET_KEY="+f.file("operator-me.key"))
 	var out, complaints bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &complaints
@@ -114,16 +128,47 @@ func (f *fleet) verb(args ...string) (stdout, stderr string, code int) {
 
 func (f *fleet) file(name string) string { return filepath.Join(f.dir, "pki", name) }
 
+// at is an address of the network's own side.
+func (f *fleet) at(port string) string { return f.network.Address() + ":" + port }
+
 // serve starts the control plane and waits until it answers.
 func (f *fleet) serve() {
 	f.t.Helper()
-	f.serving = f.network.Command(context.Background(), f.program, "serve", "--dir", f.dir+"/data", "--listen", f.network.Address()+":"+planePort,
-		"--cert", f.file("server-"+planeName+".crt"), "--key", f.file("server-"+planeName+".key"), "--ca", f.file("ca.crt"))
-	f.serving.Stdout, f.serving.Stderr = f.log, f.log
-	f.serving.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := f.serving.Start(); err != nil {
-		f.t.Fatalf("start the control plane: %v", err)
+	f.serving = f.instance(f.port, "--dir", f.dir+"/data")
+	f.answers()
+}
+
+// instance starts an instance of the control plane.
+func (f *fleet) instance(port string, storage ...string) *exec.Cmd {
+	f.t.Helper()
+	return f.daemon(f.log, f.program, append([]string{"serve", "--listen", f.at(port),
+		"--cert", f.file("server-" + planeName + ".crt"), "--key", f.file("server-" + planeName + ".key"), "--ca", f.file("ca.crt")}, storage...)...)
+}
+
+// daemon starts a program on the network's own side, which ends with the test at the latest.
+func (f *fleet) daemon(log *os.File, program string, args ...string) *exec.Cmd {
+	f.t.Helper()
+	cmd := f.network.Command(context.Background(), program, args...)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		f.t.Fatalf("start %s: %v", program, err)
 	}
+	f.t.Cleanup(func() { end(cmd, syscall.SIGKILL) })
+	return cmd
+}
+
+// end ends a daemon with a signal, unless it has ended.
+func end(cmd *exec.Cmd, signal syscall.Signal) {
+	if cmd.ProcessState == nil {
+		_ = cmd.Process.Signal(signal)
+		_ = cmd.Wait()
+	}
+}
+
+// answers waits until an operator is answered.
+func (f *fleet) answers() {
+	f.t.Helper()
 	f.eventually("the control plane answers", func() (string, bool) {
 		out, complaints, code := f.verb("hosts", "--json")
 		return out + complaints, code == 0
@@ -135,8 +180,7 @@ func (f *fleet) stop(signal syscall.Signal) {
 	if f.serving == nil {
 		return
 	}
-	_ = f.serving.Process.Signal(signal)
-	_ = f.serving.Wait()
+	end(f.serving, signal)
 	f.serving = nil
 }
 
@@ -198,17 +242,32 @@ func (f *fleet) eventually(what string, met func() (string, bool)) {
 // dispatch asks hosts for a target and does not wait.
 func (f *fleet) dispatch(ref, target string, hosts ...string) {
 	f.t.Helper()
+	f.operator(dispatchArgs(ref, target, hosts...)...)
+}
+
+func dispatchArgs(ref, target string, hosts ...string) []string {
 	args := []string{"dispatch", "--detach", "--channel", "stable", "--ref", ref, "--soak", "1s", target}
 	for _, h := range hosts {
 		args = append(args, "--host", h)
 	}
-	f.operator(args...)
+	return args
+}
+
+// insist runs a verb, which may be run twice, until it succeeds: who asks during an election is told to ask again.
+func (f *fleet) insist(args ...string) (stdout string) {
+	f.t.Helper()
+	f.eventually("nixfleet-control-plane "+args[0]+" succeeds", func() (string, bool) {
+		out, complaints, code := f.verb(args...)
+		stdout = out
+		return out + complaints, code == 0
+	})
+	return stdout
 }
 
 // told gives the kinds of what the control plane has stored of a rollout on a host, and how many of them it refused.
 func (f *fleet) told(name, rollout string) (kinds []string, refused int) {
 	f.t.Helper()
-	for line := range strings.Lines(f.operator("events", "--host", name, "--json", "--number", "1000")) {
+	for line := range strings.Lines(f.insist("events", "--host", name, "--json", "--number", "1000")) {
 		var e struct {
 			Kind    string `json:"kind"`
 			Rollout string `json:"rolloutId"`
