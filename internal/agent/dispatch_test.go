@@ -402,3 +402,27 @@ func TestAWayBackThatFailsIsSaidAndTriedAgainByTheNextStart(t *testing.T) {
 	}
 	r.untilNoRoots()
 }
+
+// What a failed rollout wrote is kept as long as it is the last word about the host, and not for ever.
+func TestOutputOfAFailedRolloutIsDroppedOnceAnotherFollowed(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	attempts := func() []string {
+		names, err := filepath.Glob(filepath.Join(r.cfg.StateDir, "attempts", "*"))
+		r.must(err)
+		return names
+	}
+	r.start()
+	failed := r.activate("/nix/store/" + strings.Repeat("0", 32) + "-nixos-system-web-1").RolloutID
+	r.rests(failed, fsm.Failed)
+	r.restart()
+	if len(attempts()) == 0 {
+		t.Error("the output of a failed rollout is gone while it is the last one")
+	}
+	r.rests(r.activate(r.add()).RolloutID, fsm.Converged)
+	r.restart()
+	r.await("the output is dropped", func() bool { return len(attempts()) == 0 })
+	if st := r.status(); len(st.Notes) != 0 {
+		t.Errorf("notes %v", st.Notes)
+	}
+}

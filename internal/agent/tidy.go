@@ -70,23 +70,26 @@ func (l *loop) tidyRested(log []transition) {
 	}
 }
 
-// sweep tidies what an agent left that was killed after the commit which brought a rollout to rest. Roots of rollouts that are
-// not known stay: they tell of the loss of a store.
+// sweep tidies what an agent left that was killed after the commit which brought a rollout to rest, and drops the output of failed
+// rollouts that another one has followed: what matters of it is in their records. Roots of rollouts that are not known stay: they
+// tell of the loss of a store.
 func (l *loop) sweep() {
 	entries, err := os.ReadDir(l.host.Path(activate.RootsDir))
 	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) {
 			l.log.Warn("list roots", slog.Any("err", err))
 		}
-		return
+		entries = nil
 	}
 	rooted := map[string]bool{}
 	for _, e := range entries {
 		rooted[e.Name()] = true
 	}
 	var records []fsm.Record
+	claimed := map[string]bool{}
 	err = l.store.View(func(tx *store.Tx) error {
 		var err error
+		claimed[tx.Live()], claimed[tx.Next()] = true, true
 		records, _, err = tx.Records()
 		return err
 	})
@@ -95,6 +98,11 @@ func (l *loop) sweep() {
 		return
 	}
 	for _, rec := range records {
+		if rec.State == fsm.Failed && !owns(rec) && !claimed[rec.RolloutID] {
+			if err := l.runner.Forget(rec.RolloutID, rec.Attempts); err != nil {
+				l.log.Warn("drop attempts", slog.String("rollout", rec.RolloutID), slog.Any("err", err))
+			}
+		}
 		for _, what := range []string{rootTarget, rootPriorRunning, rootPriorProfile, rootPriorBoot} {
 			if rooted[rootName(rec.RolloutID, what)] {
 				l.tidy(rec.RolloutID)
