@@ -426,3 +426,16 @@ func TestOutputOfAFailedRolloutIsDroppedOnceAnotherFollowed(t *testing.T) {
 		t.Errorf("notes %v", st.Notes)
 	}
 }
+
+// What a turn decides not to do is no trouble of the store.
+func TestARefusalIsNoTroubleOfTheStore(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.start()
+	if _, err := r.client.Cancel(ctxOf(r), localapi.CancelRequest{}); err == nil {
+		t.Error("there was something to cancel")
+	}
+	if st := r.status(); len(st.Notes) != 0 {
+		t.Errorf("notes %v", st.Notes)
+	}
+}

@@ -63,14 +63,19 @@ func (l *loop) dispatched(ctx context.Context, d wire.Dispatch) error {
 		}
 		return t.noteGeneration(d.Generation, last)
 	})
+	return somethingNew(err)
+}
+
+// errNothingNew ends a turn that has nothing to store.
+var errNothingNew = errors.New("there is nothing new")
+
+// somethingNew is the error of a turn that may have had nothing to store.
+func somethingNew(err error) error {
 	if errors.Is(err, errNothingNew) {
 		return nil
 	}
 	return err
 }
-
-// errNothingNew ends a turn that has nothing to store.
-var errNothingNew = errors.New("there is nothing new")
 
 // take makes the record of a dispatch, and starts it, lets it wait, or rejects it.
 func (l *loop) take(ctx context.Context, t *turn, d wire.Dispatch, last uint64) error {

@@ -154,17 +154,10 @@ func (l *loop) adopt(ctx context.Context, snapshots []json.RawMessage) error {
 		return t.tx.SetLive(adopted)
 	})
 	if err != nil || adopted == "" {
-		return ignoreNothingNew(err)
+		return somethingNew(err)
 	}
 	l.log.Info("records adopted from the control plane", slog.String("rollout", adopted))
 	l.recover(ctx, onStart)
 	l.watchSoak()
 	return nil
-}
-
-func ignoreNothingNew(err error) error {
-	if err == errNothingNew { //nolint:errorlint // our own value, straight through a transaction
-		return nil
-	}
-	return err
 }

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"sync"
 	"time"
@@ -134,7 +133,7 @@ func (l *loop) storeHealth(err error) {
 	switch {
 	case err == nil:
 		l.board.degrade(degradedStore, "")
-	case refusedByRules(err), errors.Is(err, errNotNow), errors.Is(err, errWithdrawn):
+	case decided(err):
 	default:
 		l.log.Error("write to the store", slog.Any("err", err))
 		l.board.degrade(degradedStore, "the store cannot be written: "+err.Error())

@@ -112,13 +112,21 @@ func (l *loop) introduce(ctx context.Context) {
 		if l.plane.Reachable().Reachable {
 			answered++
 		}
-		timer := time.NewTimer(pause/2 + rand.N(pause))
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
+		if !rest(ctx, pause/2+rand.N(pause)) {
 			return
 		}
+	}
+}
+
+// rest lets d pass. It reports false if ctx ended before.
+func rest(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 
@@ -129,26 +137,14 @@ func (l *loop) hand(ctx context.Context, d wire.Dispatch) {
 		return
 	}
 	l.log.Error("take dispatch", slog.Uint64("generation", d.Generation), slog.String("rollout", d.RolloutID), slog.Any("err", err))
-	timer := time.NewTimer(dispatchAgain)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
+	rest(ctx, dispatchAgain)
 }
 
 // beatOn sends heartbeats, a little apart from the interval so that a fleet that was started together does not stay so.
 func (l *loop) beatOn(ctx context.Context) {
 	interval := l.opt.Config.ControlPlane.HeartbeatInterval.Std()
-	for {
-		timer := time.NewTimer(interval - interval/10 + rand.N(interval/5+1))
-		select {
-		case <-timer.C:
-			l.beat(ctx)
-		case <-ctx.Done():
-			timer.Stop()
-			return
-		}
+	for rest(ctx, interval-interval/10+rand.N(interval/5+1)) {
+		l.beat(ctx)
 	}
 }
 

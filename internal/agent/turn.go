@@ -6,6 +6,7 @@ import (
 	"log/slog"
 
 	"github.com/nixfleet/nixfleet-agent/internal/fsm"
+	"github.com/nixfleet/nixfleet-agent/internal/localapi"
 	"github.com/nixfleet/nixfleet-agent/internal/outbox"
 	"github.com/nixfleet/nixfleet-agent/internal/store"
 )
@@ -145,6 +146,12 @@ func reasonOf(ev fsm.Event) string {
 	default:
 		return ""
 	}
+}
+
+// decided reports that a turn has stored nothing because it decided so: neither the store nor the host is to blame.
+func decided(err error) bool {
+	var answer *localapi.Error
+	return refusedByRules(err) || errors.Is(err, errNotNow) || errors.Is(err, errWithdrawn) || errors.Is(err, errNothingNew) || errors.As(err, &answer)
 }
 
 // refusedByRules reports an event that the rules do not allow: it is logged once and never applied.

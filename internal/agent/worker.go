@@ -212,7 +212,7 @@ func (w *worker) offer(call commitCall) error {
 				w.rec = answer.rec
 				return nil
 			}
-			if refusedByRules(answer.err) || errors.Is(answer.err, errWithdrawn) || errors.Is(answer.err, errNotNow) || errors.Is(answer.err, store.ErrReadOnly) {
+			if decided(answer.err) || errors.Is(answer.err, store.ErrReadOnly) {
 				return answer.err
 			}
 		case <-w.ctx.Done():
@@ -270,14 +270,10 @@ func jobOf(rec fsm.Record) activate.JobID {
 
 // wait lets d pass, or ends with the worker.
 func (w *worker) wait(d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-w.ctx.Done():
+	if !rest(w.ctx, d) {
 		return w.left()
 	}
+	return nil
 }
 
 // left gives the reason why the worker's context ended.
